@@ -1,0 +1,1 @@
+"""Shipped helpers for tests of the project and of its plug-ins."""
