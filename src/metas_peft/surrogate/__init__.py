@@ -1,0 +1,26 @@
+"""From records of some devices and five measurements on another to a differentiable cost model of that one."""
+
+from metas_peft.surrogate.assess import Errors, Scope, percent_errors, summarise
+from metas_peft.surrogate.calibrate import ScaleShift, fit_scale_shift
+from metas_peft.surrogate.design import design
+from metas_peft.surrogate.model import CalibrationPoint, MetaTrained, Surrogate, train
+from metas_peft.surrogate.physics import project
+from metas_peft.surrogate.pool import simulate_pool
+from metas_peft.surrogate.reference import MetaTraining
+
+__all__ = [
+    "CalibrationPoint",
+    "Errors",
+    "MetaTrained",
+    "MetaTraining",
+    "ScaleShift",
+    "Scope",
+    "Surrogate",
+    "design",
+    "fit_scale_shift",
+    "percent_errors",
+    "project",
+    "simulate_pool",
+    "summarise",
+    "train",
+]

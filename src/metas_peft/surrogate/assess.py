@@ -1,0 +1,132 @@
+"""How wrong a predictor is on a device it has never seen, by hiding each pool device in turn.
+
+The target is never among them: kinds are chosen here, on pool devices alone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+from metas_peft.core.records import METRIC_NAMES, METRICS, DeviceSpec
+from metas_peft.surrogate.calibrate import fit_scale_shift
+from metas_peft.surrogate.features import Table
+from metas_peft.surrogate.kinds import Predictor, PredictorKind
+from metas_peft.surrogate.physics import project
+from metas_peft.surrogate.rivals import pool_fits, rival
+from metas_peft.surrogate.roofline import RooflineKind
+
+Scope = Literal["setting", "device"]
+RIVALS = ("constant", "log_affine")
+# metric name -> mape, median_ape, p90_ape, n_eval
+Errors = dict[str, dict[str, float]]
+
+
+def percent_errors(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Absolute percentage errors, NaN where not measured; both of shape (n, 3)."""
+    return 100 * np.abs(predicted - measured) / measured
+
+
+def summarise(errors: np.ndarray) -> Errors:
+    """Mean, median and 90th percentile per metric.
+
+    Args:
+        errors: Absolute percentage errors, NaN where not measured, shape (n, 3).
+    """
+    out: Errors = {}
+    for m, metric in enumerate(METRICS):
+        known = errors[np.isfinite(errors[:, m]), m]
+        if len(known):
+            out[METRIC_NAMES[metric]] = {
+                "mape": float(known.mean()),
+                "median_ape": float(np.median(known)),
+                "p90_ape": float(np.quantile(known, 0.9)),
+                "n_eval": len(known),
+            }
+    return out
+
+
+def draw_samples(
+    table: Table, scope: Scope, samples: int, draws: int, rng: np.random.Generator
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Random calibration rows and the rows that they are tested on.
+
+    Args:
+        table: Records of one device.
+        scope: `setting`: both from one backbone and workload, each setting in turn; `device`: from everything.
+        samples: Calibration rows per draw.
+        draws: Number of draws.
+        rng: Source of randomness.
+
+    Returns:
+        Pairs of row indices; empty when no group of rows is large enough.
+    """
+    complete = np.flatnonzero(np.isfinite(table.costs).any(1))
+    groups = [complete]
+    if scope == "setting":
+        groups = [complete[table.setting[complete] == s] for s in np.unique(table.setting)]
+    groups = [g for g in groups if len(g) > samples]
+    pairs = []
+    for draw in range(draws if groups else 0):
+        shuffled = rng.permutation(groups[draw % len(groups)])
+        pairs.append((np.sort(shuffled[:samples]), np.sort(shuffled[samples:])))
+    return pairs
+
+
+def calibrated(kind: PredictorKind, table: Table, spec: DeviceSpec | None) -> Predictor:
+    """What is used on a device: the fitted kind, scale and shift, physics."""
+    predictor = kind.fit(table, spec)
+    with torch.no_grad():
+        fit = fit_scale_shift(predictor(torch.from_numpy(table.features)).numpy(), table.costs)
+    cap = None if spec is None else spec.power_cap_w
+    return lambda columns: project(fit.apply(predictor(columns)), cap)
+
+
+def assess(
+    table: Table,
+    kinds: Callable[[str], Sequence[PredictorKind]],
+    specs: Mapping[str, DeviceSpec],
+    *,
+    scope: Scope,
+    samples: int = 5,
+    draws: int = 20,
+    seed: int,
+) -> dict[str, dict[str, Errors]]:
+    """Leave-one-device-out errors of every kind and rival, on the same draws.
+
+    Args:
+        table: Records of the pool.
+        kinds: Gives, for the name of a device, kinds that never saw it; a `RooflineKind` among them.
+        specs: Spec sheets by device, where known.
+        scope: See `draw_samples`.
+        samples: Calibration records.
+        draws: Random draws per device.
+        seed: Of the draws.
+
+    Returns:
+        device -> method -> metric -> errors in percent.
+    """
+    found: dict[str, dict[str, Errors]] = {}
+    for device in table.present():
+        name = table.devices[device]
+        own, rest, spec = table.take(table.device == device), table.without(name), specs.get(name)
+        fitted = kinds(name)
+        roofline = next(k for k in fitted if isinstance(k, RooflineKind))
+        pool = pool_fits(roofline, rest)
+        errors: dict[str, list[np.ndarray]] = {method: [] for method in (*(k.name for k in fitted), *RIVALS)}
+        for chosen, tested in draw_samples(own, scope, samples, draws, np.random.default_rng([seed, device])):
+            context, columns = own.take(chosen), torch.from_numpy(own.features[tested])
+            predictors = {k.name: calibrated(k, context, spec) for k in fitted}
+            predictors |= {r: rival(r, context, pool) for r in RIVALS}
+            with torch.no_grad():
+                for method, predictor in predictors.items():
+                    errors[method].append(percent_errors(predictor(columns).numpy(), own.costs[tested]))
+        found[name] = {method: summarise(np.concatenate(e)) for method, e in errors.items() if e}
+    return found
+
+
+def mean_error(errors: Mapping[str, Mapping[str, Errors]], method: str) -> float:
+    """Mean over devices and metrics of the mean absolute percentage error; infinite where the method is absent."""
+    cells = [metric["mape"] for by_method in errors.values() for metric in by_method.get(method, {}).values()]
+    return float(np.mean(cells)) if cells else float("inf")
