@@ -40,6 +40,10 @@ class MeterPermissionError(MeterUnavailableError):
     """A meter that exists but may not be read by this user."""
 
 
+class DeviceFileError(MetasPeftError, ValueError):
+    """A device file with a missing, unknown or impossible entry."""
+
+
 class MeasurementError(MetasPeftError, RuntimeError):
     """A measurement that ended without a number that can be trusted."""
 
