@@ -15,7 +15,7 @@ Arrays have the letters `N` points, `K` objectives, `E` evaluation examples. NaN
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import moocore
+import moocore  # pyright: ignore[reportMissingTypeStubs] -- ships none
 import numpy as np
 
 from metas_peft.core.errors import InvalidRecordError, UsageError, nearest
@@ -294,7 +294,7 @@ def bootstrap_ratio(
 
     def mean_volume(runs: Sequence[Evaluated], seeds: np.ndarray, weight: np.ndarray) -> float:
         total = 0.0
-        for index in seeds:
+        for index in map(int, seeds):
             run = runs[index]
             yardstick = Yardstick(float(run.dense_correct @ weight), run.dense_cost, chance_quality)
             total += volume(run.correct @ weight, run.cost, yardstick, kind, budgets)

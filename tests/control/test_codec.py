@@ -1,0 +1,78 @@
+"""The packed controller: round trips, size, and refusal of anything damaged."""
+
+import zlib
+from collections.abc import Callable
+
+import pytest
+
+from metas_peft.control.codec import MAX_BYTES, pack, unpack
+from metas_peft.control.runtime import from_bytes
+from metas_peft.control.tree import Controller, ControllerTree
+from metas_peft.core.errors import CheckpointError, ControllerTooLargeError, SubnetError
+from metas_peft.core.records import LayerPlan, Subnet
+
+
+def test_pack_round_trips_nested_members(nested: Controller) -> None:
+    data = pack(nested)
+    back = unpack(data)
+    assert back == nested
+    assert [s.key for s in back.members] == [s.key for s in nested.members]
+    # Header 15, tree 6 x 5 + 7, table 4 members x 6 layers x (2 + 4 + 4) bits, check 4.
+    assert len(data) == 15 + 37 + 30 + 4
+
+
+def test_pack_round_trips_masks_and_separate_ranks(scattered: Controller) -> None:
+    assert from_bytes(pack(scattered, adapter="separate")) == scattered
+
+
+def test_pack_leaves_ranks_out_when_adapters_are_merged(scattered: Controller) -> None:
+    back = unpack(pack(scattered))
+    assert all(plan.ranks is None for subnet in back.members for plan in subnet.layers)
+    assert [[p.heads for p in s.layers] for s in back.members] == [
+        [p.heads for p in s.layers] for s in scattered.members
+    ]
+
+
+def test_eight_llama_members_fit_with_table(llama_sized: Callable[[int], Controller]) -> None:
+    controller = llama_sized(8)
+    data = pack(controller)
+    assert len(data) <= MAX_BYTES
+    assert unpack(data) == controller
+
+
+def test_too_many_members_are_refused_with_size(llama_sized: Callable[[int], Controller]) -> None:
+    with pytest.raises(ControllerTooLargeError, match=r"takes 1\d\d\d bytes"):
+        pack(llama_sized(24))
+
+
+def test_every_altered_byte_is_refused(nested: Controller) -> None:
+    data = pack(nested)
+    for position in range(len(data)):
+        for bit in (1, 0x80):
+            damaged = bytearray(data)
+            damaged[position] ^= bit
+            with pytest.raises(CheckpointError):
+                unpack(bytes(damaged))
+
+
+def test_every_truncation_is_refused(nested: Controller) -> None:
+    data = pack(nested)
+    for size in range(len(data)):
+        with pytest.raises(CheckpointError):
+            unpack(data[:size])
+
+
+@pytest.mark.parametrize(("offset", "value"), [(2, 99), (4, 7), (5, 3), (10, 200), (15, 77)])
+def test_inconsistent_content_is_refused_even_with_a_valid_checksum(
+    nested: Controller, offset: int, value: int
+) -> None:
+    body = bytearray(pack(nested)[:-4])
+    body[offset] = value
+    with pytest.raises(CheckpointError):
+        unpack(bytes(body) + zlib.crc32(bytes(body)).to_bytes(4, "little"))
+
+
+def test_pack_refuses_layers_with_different_sites() -> None:
+    plans = (LayerPlan(True, True, (0,), (0,), ((0,),)), LayerPlan(True, True, (0,), (0,), ((0,), (1,))))
+    with pytest.raises(SubnetError, match="adapter sites"):
+        pack(Controller(ControllerTree.always(0), (Subnet(plans),)), adapter="separate")
