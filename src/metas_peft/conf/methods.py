@@ -1,0 +1,103 @@
+"""Methods and baselines by name: what carries gates, what prices them, what the target is asked.
+
+The table is section 7 of the method's reference; running a method is the experiment's business.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from metas_peft.core.registry import Registry
+
+
+class CostTerm(StrEnum):
+    """What tells a method the cost of a choice while it trains."""
+
+    SURROGATE = "surrogate"  # energy, latency and power predicted for the target
+    TARGET = "target"  # a differentiable energy model fitted to samples of the target itself
+    MACS = "macs"  # multiply-adds as a proxy
+    NONE = "none"
+
+
+class Shape(StrEnum):
+    """How a method arrives at smaller models."""
+
+    GATED = "gated"  # learns what to remove
+    FIXED_LAYERS = "fixed-layers"  # removes layers by a rule, then fine-tunes
+    DENSE = "dense"  # removes nothing
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        name: Canonical name.
+        label: Name in reports; methods known only from a description are called `...-style`.
+        shape: How smaller models come about.
+        gates: Granularities, of which a run file may choose others.
+        cost_term: What prices a choice.
+        target_measurements: Measurements on the target before evaluation, unless a run file says otherwise.
+        trains_all: Full fine-tuning instead of adapters.
+        changes: For an ablation: what is set, by dotted path, to take one part out.
+    """
+
+    name: str
+    label: str
+    shape: Shape
+    gates: tuple[str, ...] = ()
+    cost_term: CostTerm = CostTerm.NONE
+    target_measurements: int = 0
+    trains_all: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+METHODS: Registry[Method] = Registry("method")
+
+
+def _add(method: Method, *aliases: str) -> None:
+    METHODS.add(method.name, method, aliases)
+
+
+_ALL = ("layer", "head", "rank")
+OURS = "MetaS-PEFT"
+
+_add(Method(OURS, OURS, Shape.GATED, _ALL, CostTerm.SURROGATE, 5), "proposed", "metas")
+_add(Method("EChorda", "EChorda-style", Shape.GATED, _ALL, CostTerm.TARGET, 200), "comparative-1", "EChorda-style")
+_add(
+    Method("DiGASE", "DiGASE-style", Shape.GATED, ("layer", "rank"), CostTerm.MACS),
+    "comparative-2",
+    "DiGASE-style",
+)
+_add(Method("static-lora", "static LoRA", Shape.DENSE), "comparative-3", "lora")
+_add(
+    Method("baseline", "full fine-tuning", Shape.DENSE, trains_all=True),
+    "full-fine-tuning",
+    "full-finetuning",
+    "full",
+)
+_add(Method("drop-top", "top layers dropped", Shape.FIXED_LAYERS))
+_add(Method("drop-alternate", "alternate layers dropped", Shape.FIXED_LAYERS))
+
+
+def _ablation(part: str, label: str, changes: Mapping[str, Any]) -> None:
+    gates = tuple(changes.get("model.gating.granularity", _ALL))
+    samples = changes.get("surrogate.calibration_samples", 5)
+    _add(
+        Method(f"ablation-{part}", f"{OURS} {label}", Shape.GATED, gates, CostTerm.SURROGATE, samples, changes=changes)
+    )
+
+
+_ablation("no-calibration", "without calibration", {"surrogate.calibration_samples": 0})
+_ablation(
+    "no-distillation",
+    "without distillation",
+    {
+        "training.distillation.cross_entropy": 1.0,
+        "training.distillation.kl": 0.0,
+        "training.distillation.hidden": 0.0,
+    },
+)
+for _part in _ALL:
+    _ablation(f"{_part}-only", f"with {_part} gates only", {"model.gating.granularity": [_part], "front": "gates"})
