@@ -165,8 +165,8 @@ class Device(ABC):
                 )
             if origin is Origin.MEASURED and metric != "latency_ms" and record.meter not in self.meters:
                 raise MeasurementError(
-                    f"{where}: {metric} calls itself measured by {record.meter or 'nothing'!r}, but the open meters are "
-                    f"{', '.join(self.meters) or 'none'}. Without a meter a number is modelled or simulated."
+                    f"{where}: {metric} calls itself measured by {record.meter or 'nothing'!r}, but the open meters "
+                    f"are {', '.join(self.meters) or 'none'}. Without a meter a number is modelled or simulated."
                 )
 
 

@@ -106,7 +106,7 @@ class Runtime:
     attention_efficiency_factor: float = 1.0
     call_overhead_us: float = 0.0
     flop_energy_factor: float = 1.0
-    stored_bits: Mapping[int, float] = field(default_factory=dict)
+    stored_bits: Mapping[int, float] = field(default_factory=dict[int, float])
 
     def precision_for(self, param_bits: int) -> Precision:
         """The narrowest format at least as wide as the weights, else the widest there is.
@@ -234,9 +234,9 @@ class DeviceEntry:
     sources: tuple[str, ...]
     notes: tuple[str, ...] = ()
     other_runtimes: tuple[str, ...] = ()
-    caches_mb: Mapping[str, float] = field(default_factory=dict)
-    power_modes: Mapping[str, PowerMode] = field(default_factory=dict)
-    variants: Mapping[str, Variant] = field(default_factory=dict)
+    caches_mb: Mapping[str, float] = field(default_factory=dict[str, float])
+    power_modes: Mapping[str, PowerMode] = field(default_factory=dict[str, PowerMode])
+    variants: Mapping[str, Variant] = field(default_factory=dict[str, Variant])
     thermal: Thermal | None = None
     published: tuple[PublishedPoint, ...] = ()
 

@@ -92,9 +92,7 @@ def _rate(section: Section) -> Rate:
 
 
 def _sensor(section: Section) -> Sensor:
-    sensor = Sensor(
-        section.text("name"), section.figure("window_ms", low=TINY), section.figure("bias_sigma", high=0.5)
-    )
+    sensor = Sensor(section.text("name"), section.figure("window_ms", low=TINY), section.figure("bias_sigma", high=0.5))
     section.done()
     return sensor
 

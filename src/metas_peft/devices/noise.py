@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metas_peft.core.records import METRICS, Cost
+from metas_peft.core.records import Cost
 from metas_peft.devices.entry import PassNoise
 
 SHARED_CORRELATION = 0.7
@@ -68,11 +68,10 @@ def repeat_factors(noise: RepeatNoise, seed: int) -> Cost[float]:
         seed: Decides the draw.
     """
     rng = np.random.default_rng(seed)
-    log = dict.fromkeys(METRICS, 0.0)
+    energy = latency = peak = 0.0
     for term in (noise.run, noise.passes):
-        common, own, peak = rng.standard_normal(3)
-        log["latency_ms"] += term.latency_ms * common
-        rest = math.sqrt(1 - SHARED_CORRELATION**2)
-        log["energy_j"] += term.energy_j * (SHARED_CORRELATION * common + rest * own)
-        log["peak_power_w"] += term.peak_power_w * peak
-    return Cost.of(log).map(math.exp)
+        common, own, apart = rng.standard_normal(3)
+        latency += term.latency_ms * common
+        energy += term.energy_j * (SHARED_CORRELATION * common + math.sqrt(1 - SHARED_CORRELATION**2) * own)
+        peak += term.peak_power_w * apart
+    return Cost(energy, latency, peak).map(math.exp)

@@ -7,7 +7,7 @@ number has no mark. Every key must be taken by the reader: one that is left over
 import math
 from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -19,10 +19,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML in which a key that appears twice is an error: plain YAML would keep the last in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]  # pyright: ignore[reportUnknownMemberType]
-        for key, (mark_node, _) in zip(keys, node.value, strict=True):
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} appears twice", problem_mark=mark_node.start_mark)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} appears twice", problem_mark=key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -42,7 +43,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise DeviceFileError(f"{path}{place}: {error.problem}. Mend the YAML there.") from error
     if not isinstance(data, dict):
         raise DeviceFileError(f"{path} holds {type(data).__name__}, a mapping of keys was expected.")
-    return data
+    return cast("dict[str, Any]", data)
 
 
 class Section:
@@ -57,7 +58,12 @@ class Section:
     """
 
     def __init__(
-        self, data: Any, path: str, file: str, marks: dict[str, Mark] | None = None, remarks: dict[str, str] | None = None
+        self,
+        data: Any,
+        path: str,
+        file: str,
+        marks: dict[str, Mark] | None = None,
+        remarks: dict[str, str] | None = None,
     ) -> None:
         self._path = path
         self._file = file
@@ -66,7 +72,7 @@ class Section:
         self.remarks = remarks if remarks is not None else {}
         if not isinstance(data, dict):
             raise DeviceFileError(f"{file}: {path} is {data!r}, a mapping of keys was expected.")
-        self._data: dict[str, Any] = {str(k): v for k, v in data.items()}
+        self._data = {str(key): value for key, value in cast("dict[Any, Any]", data).items()}
 
     def wrong(self, key: str, expected: str) -> DeviceFileError:
         """The error for a value that is not what it should be."""
@@ -81,10 +87,10 @@ class Section:
 
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of strings, empty if absent."""
-        value = self._take(key, [])
-        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        values = self._list(key, self._take(key, []), "a list of texts")
+        if not all(isinstance(value, str) for value in values):
             raise self.wrong(key, "a list of texts")
-        return tuple(value)
+        return tuple(values)
 
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""
@@ -106,14 +112,14 @@ class Section:
 
     def figure(self, key: str, *, low: float = 0.0, high: float = math.inf) -> float:
         """A number in [low, high] with its mark, noted under its dotted path."""
-        value = self._take(key, None)
-        marks = ", ".join(Mark)
-        if not isinstance(value, list) or not 2 <= len(value) <= 3:
-            raise self.wrong(key, f"[value, mark] or [value, mark, remark] with a mark out of {marks}")
+        expected = f"[value, mark] or [value, mark, remark] with a mark out of {', '.join(Mark)}"
+        value = self._list(key, self._take(key, None), expected)
+        if not 2 <= len(value) <= 3:
+            raise self.wrong(key, expected)
         try:
             mark = Mark(value[1])
         except ValueError:
-            raise self.wrong(key, f"a mark out of {marks}: {nearest(str(value[1]), Mark)}") from None
+            raise self.wrong(key, f"a known mark: {nearest(str(value[1]), Mark)}") from None
         self.marks[self._dotted(key)] = mark
         if len(value) == 3:
             self.remarks[self._dotted(key)] = str(value[2])
@@ -137,10 +143,7 @@ class Section:
 
     def rows(self, key: str) -> Iterator["Section"]:
         """Each mapping of a list of mappings, none if absent."""
-        value = self._take(key, [])
-        if not isinstance(value, list):
-            raise self.wrong(key, "a list")
-        for index, row in enumerate(value):
+        for index, row in enumerate(self._list(key, self._take(key, []), "a list of mappings")):
             yield Section(row, f"{self._dotted(key)}[{index}]", self._file, self.marks, self.remarks)
 
     def keys(self) -> tuple[str, ...]:
@@ -162,6 +165,11 @@ class Section:
 
     def _below(self, key: str, value: Any) -> "Section":
         return Section(value, self._dotted(key), self._file, self.marks, self.remarks)
+
+    def _list(self, key: str, value: Any, expected: str) -> list[Any]:
+        if not isinstance(value, list):
+            raise self.wrong(key, expected)
+        return cast("list[Any]", value)
 
     def _take(self, key: str, default: Any) -> Any:
         self._asked.add(key)

@@ -263,7 +263,7 @@ class SimulatedDevice(Device):
                     workload,
                     papers[index],
                     Cost(energy_j, latency_ms, peak_w),
-                    Cost.uniform(Origin.SIMULATED),
+                    Cost[Origin | None].uniform(Origin.SIMULATED),
                     meter=f"simulated {self.entry.sensor.name}",
                     source=self._source(bool(result.is_swapping[row]), float(result.clock[row])),
                     n_repeats=PASSES_PER_RUN,

@@ -1,0 +1,172 @@
+"""This computer as a device: latency is always timed, energy and power are metered or modelled.
+
+Passes are timed by the protocol of `protocol`; the anchor of the first measurement of a backbone (the dense model
+where it is among the specimens, else the first one given) stays the yardstick of all later ones under the same
+workload: it runs in their rounds too, and their times are given on its first scale. So two calls minutes apart on a
+busy machine can be compared. A yardstick that runs along is not a measurement of its own and is not counted.
+
+The number of processor threads belongs to whoever opens the models (a specimen's `open`); here it is noted, and
+contradicted when the processor time shows otherwise.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from metas_peft.core.errors import MeasurementError
+from metas_peft.core.records import BackboneShape, Cost, DeviceSpec, Origin, PaperCost, ProfileRecord, Workload
+from metas_peft.core.units import MS_PER_S
+from metas_peft.devices.base import Device, Ledger, Purpose, Specimen, by_shape, make_record, stacked_papers
+from metas_peft.devices.power import PassTime, PowerSource
+from metas_peft.devices.protocol import Clock, Run, Timing, TimingRules, time_flight
+
+logger = logging.getLogger(__name__)
+
+LOCAL = "local"
+OVERUSE = 1.25  # processors in use by threads noted, above which the note is contradicted
+
+
+@dataclass(frozen=True)
+class _Yardstick:
+    """The anchor of a backbone under a workload, and its times when it was first measured."""
+
+    specimen: Specimen
+    wall_s: float
+    cpu_s: float
+
+
+class LocalDevice(Device):
+    """This computer.
+
+    Args:
+        spec: Facts of the computer.
+        power: Where energy and power come from.
+        ledger: Where measurements are counted.
+        rules: When timing may stop.
+        clock: Clocks to read.
+    """
+
+    def __init__(
+        self,
+        spec: DeviceSpec,
+        power: PowerSource,
+        *,
+        ledger: Ledger | None = None,
+        rules: TimingRules | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(spec, ledger, power.meters)
+        self.power = power
+        self.rules = rules if rules is not None else TimingRules()
+        self._clock = clock if clock is not None else Clock()
+        self._yardsticks: dict[tuple[BackboneShape, Workload], _Yardstick] = {}
+
+    def _measure(
+        self, specimens: Sequence[Specimen], workload: Workload, purpose: Purpose, seed: int
+    ) -> list[ProfileRecord]:
+        papers = stacked_papers(specimens, workload)
+        rng = np.random.default_rng(seed)
+        self.power.prepare()
+        records: dict[int, ProfileRecord] = {}
+        for shape, indices in by_shape(specimens):
+            known = self._yardsticks.get((shape, workload))
+            dense = [i for i in indices if specimens[i].is_dense]
+            anchor = known.specimen if known is not None else specimens[(dense or indices)[0]]
+            anchor_run = _open(anchor, workload)
+            for start in range(0, len(indices), self.rules.flight_size):
+                flight = indices[start : start + self.rules.flight_size]
+                crew = [specimens[i] for i in flight]
+                done = self._fly(crew, [papers[i] for i in flight], workload, anchor, anchor_run, rng)
+                records |= dict(zip(flight, done, strict=True))
+        return [records[i] for i in range(len(specimens))]
+
+    def _fly(
+        self,
+        specimens: Sequence[Specimen],
+        papers: Sequence[PaperCost[float]],
+        workload: Workload,
+        anchor: Specimen,
+        anchor_run: Run,
+        rng: np.random.Generator,
+    ) -> list[ProfileRecord]:
+        """Open, time and price a flight of one backbone; its models are let go of at the end."""
+        runs = [anchor_run if s.subnet == anchor.subnet else _open(s, workload) for s in specimens]
+        # The anchor flies along at the end where it is not a member.
+        crew = runs if anchor_run in runs else [*runs, anchor_run]
+        timed = time_flight(crew, crew.index(anchor_run), self.rules, self._clock, rng)
+        yardstick = self._yardsticks.setdefault(
+            (anchor.shape, workload), _Yardstick(anchor, timed.anchor_wall_s, timed.anchor_cpu_s)
+        )
+        return [
+            self._record(specimen, workload, paper, run, timing, yardstick, timed.anchor_wall_s)
+            for specimen, paper, run, timing in zip(specimens, papers, runs, timed.timings, strict=False)
+        ]
+
+    def _record(
+        self,
+        specimen: Specimen,
+        workload: Workload,
+        paper: PaperCost[float],
+        run: Run,
+        timing: Timing,
+        yardstick: _Yardstick,
+        anchor_now_s: float,
+    ) -> ProfileRecord:
+        latency_ms = timing.wall_ratio * yardstick.wall_s * MS_PER_S
+        cpu_ms = timing.cpu_ratio * yardstick.cpu_s * MS_PER_S
+        self._contradict_threads(timing.peak_processors)
+        figures = self.power.figures(run, PassTime(latency_ms, cpu_ms, timing.peak_processors))
+        cost = Cost(figures.energy_j, latency_ms, figures.peak_power_w)
+        return make_record(
+            self.spec,
+            specimen,
+            workload,
+            paper,
+            cost,
+            Cost(figures.origin, Origin.MEASURED, None if figures.peak_power_w is None else figures.origin),
+            meter=self.power.name,
+            source=_story(timing, yardstick, anchor_now_s),
+            n_repeats=timing.n_trials,
+            latency_std_ms=timing.wall_std_ratio * yardstick.wall_s * MS_PER_S,
+            mean_power_w=figures.mean_power_w,
+            idle_power_w=figures.idle_power_w,
+            energy_above_idle_j=figures.energy_above_idle_j,
+            cpu_time_ms=cpu_ms,
+            sampling_period_ms=figures.sampling_period_ms,
+        )
+
+    def _contradict_threads(self, processors: float) -> None:
+        threads = self.spec.threads
+        if threads is not None and processors > OVERUSE * threads:
+            logger.warning(
+                "Passes used %.1f processors, but %d threads are noted for this device; set both to the same number.",
+                processors,
+                threads,
+            )
+
+
+def _open(specimen: Specimen, workload: Workload) -> Run:
+    if specimen.open is None:
+        raise MeasurementError(
+            f"Configuration {specimen.subnet.key} of {specimen.shape.model_id} comes without a model to run; this "
+            "computer can only measure what it can run. Hand over a Specimen with `open`, or use a simulated device."
+        )
+    return specimen.open(workload)
+
+
+def _story(timing: Timing, yardstick: _Yardstick, anchor_now_s: float) -> str:
+    """How the number came about, for the record."""
+    text = (
+        f"local protocol: {timing.n_trials} trials of {timing.passes_per_trial} passes, median known to "
+        f"{timing.known_to:.1%}"
+    )
+    if timing.is_cut_short:
+        text += ", stopped at the time limit"
+    if timing.n_invalid:
+        text += f", {timing.n_invalid} invalid trials left out"
+    return text + (
+        f"; anchor {yardstick.specimen.subnet.key} took {anchor_now_s * MS_PER_S:.3g} ms, "
+        f"scale of {yardstick.wall_s * MS_PER_S:.3g} ms"
+    )

@@ -1,0 +1,166 @@
+"""NVIDIA boards and x86 packages, read through Zeus (`pip install "metas-peft[meters]"`), imported when asked for.
+
+Zeus speaks millijoules and milliwatts; both become joules and watts here. Its monitor returns empty values where
+there is no meter; so its devices are asked directly, and an absent one is an error that says what to do.
+
+NVML's counter moves every 0.1 s or so, hence windows of 2 s. Of its two power fields the instant one is read: the
+other is an average over one second since Ampere (except GA100), which hides peaks.
+"""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metas_peft.core.errors import MeterPermissionError, MeterUnavailableError
+from metas_peft.core.units import J_PER_MJ, W_PER_MW
+from metas_peft.devices.meters.base import CounterPower, EnergyCounter, PowerSampler
+
+RAPL_FOLDER = Path("/sys/class/powercap/intel-rapl")
+RAPL_COMMAND = "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj /sys/class/powercap/intel-rapl:*:*/energy_uj"
+INSTALL = 'pip install "metas-peft[meters]"'
+NVML_PERIOD_S = 0.1
+NVML_POWER_PERIOD_S = 0.05
+RAPL_PERIOD_S = 0.001
+RAPL_POWER_PERIOD_S = 0.05
+
+
+def _zeus(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MeterUnavailableError(
+            f"Reading power meters needs Zeus, which is not installed ({error}). {INSTALL}"
+        ) from error
+
+
+def _answered(name: str, call: Any, *arguments: Any) -> Any:
+    """The answer of a meter; whatever Zeus raises becomes a meter that is not available."""
+    base_error: type[Exception] = _zeus("zeus.exception").ZeusBaseError
+    try:
+        return call(*arguments)
+    except PermissionError as error:
+        raise MeterPermissionError(f"{name}: permission denied ({error}).") from error
+    except (base_error, OSError, RuntimeError, ValueError) as error:
+        kind = MeterPermissionError if "NoPermission" in type(error).__name__ else MeterUnavailableError
+        raise kind(f"{name} does not answer: {error}") from error
+
+
+def _nvidia(index: int) -> Any:
+    """Zeus' handle on the NVIDIA boards, with board `index` among them."""
+    name = "NVIDIA board (NVML)"
+    module = _zeus("zeus.device.gpu")
+    gpus = _answered(name, module.get_gpus)
+    if len(gpus) <= index:
+        raise MeterUnavailableError(f"{name}: board {index} was asked for, {len(gpus)} can be seen.")
+    if type(gpus).__name__ != "NVIDIAGPUs":
+        raise MeterUnavailableError(f"{name}: the graphics boards of this machine are not NVIDIA's.")
+    return gpus
+
+
+class NvmlCounter(EnergyCounter):
+    """Energy of one NVIDIA board since its driver was loaded."""
+
+    boundary = "board"
+    update_period_s = NVML_PERIOD_S
+
+    def __init__(self, gpus: Any, index: int) -> None:
+        self.name = f"NVML energy counter, board {index}"
+        self._gpus = gpus
+        self._index = index
+
+    @classmethod
+    def open(cls, index: int = 0) -> "NvmlCounter":
+        """Find the board.
+
+        Raises:
+            MeterUnavailableError: No board, no driver, or one older than Volta, which has no counter.
+        """
+        gpus = _nvidia(index)
+        counter = cls(gpus, index)
+        if not _answered(counter.name, gpus.supports_get_total_energy_consumption, index):
+            raise MeterUnavailableError(f"{counter.name}: this board has no energy counter (Volta and newer have).")
+        counter.read_j()
+        return counter
+
+    def read_j(self) -> Mapping[str, float]:
+        """Energy of the board in J."""
+        energy_mj = _answered(self.name, self._gpus.get_total_energy_consumption, self._index)
+        return {f"gpu{self._index}": energy_mj * J_PER_MJ}
+
+
+class NvmlPower(PowerSampler):
+    """Instant power of one NVIDIA board."""
+
+    update_period_s = NVML_POWER_PERIOD_S
+
+    def __init__(self, gpus: Any, index: int) -> None:
+        self.name = f"NVML instant power, board {index}"
+        self._gpus = gpus
+        self._index = index
+
+    @classmethod
+    def open(cls, index: int = 0) -> "NvmlPower":
+        """Find the board.
+
+        Raises:
+            MeterUnavailableError: No board or no driver.
+        """
+        sampler = cls(_nvidia(index), index)
+        sampler.read_w()
+        return sampler
+
+    def read_w(self) -> float:
+        """Power of the board in W."""
+        return _answered(self.name, self._gpus.get_instant_power_usage, self._index) * W_PER_MW
+
+
+class RaplCounter(EnergyCounter):
+    """Energy of all processor packages, and of their memory where the processor counts it (Intel servers).
+
+    Every process on the machine is in it. Zeus follows the wrap-around of the counters.
+    """
+
+    boundary = "CPU packages (DRAM where counted), all processes"
+    update_period_s = RAPL_PERIOD_S
+    name = "RAPL"
+
+    def __init__(self, cpus: Any) -> None:
+        self._cpus = cpus
+
+    @classmethod
+    def open(cls) -> "RaplCounter":
+        """Find the packages.
+
+        Raises:
+            MeterPermissionError: The counters are there but only root may read them.
+            MeterUnavailableError: No counters, as in most virtual machines and containers.
+        """
+        module = _zeus("zeus.device.cpu")
+        if not module.rapl_is_available():
+            raise MeterUnavailableError(
+                f"RAPL: {RAPL_FOLDER} does not exist here; virtual machines and most containers do not have it."
+            )
+        try:
+            cpus = _answered(cls.name, module.get_cpus)
+        except MeterPermissionError as error:
+            raise MeterPermissionError(f"RAPL: only root may read the counters. Run: {RAPL_COMMAND}") from error
+        if len(cpus) == 0:
+            raise MeterUnavailableError("RAPL: no package among the power zones of this machine.")
+        counter = cls(cpus)
+        counter.read_j()
+        return counter
+
+    def read_j(self) -> Mapping[str, float]:
+        """Energy by package and by its memory in J."""
+        rails: dict[str, float] = {}
+        for index in range(len(self._cpus)):
+            answer = _answered(self.name, self._cpus.get_total_energy_consumption, index)
+            rails[f"package{index}"] = answer.cpu_mj * J_PER_MJ
+            if answer.dram_mj is not None:
+                rails[f"dram{index}"] = answer.dram_mj * J_PER_MJ
+        return rails
+
+    def power(self) -> PowerSampler:
+        """Power from the counter's own steps."""
+        return CounterPower(self, RAPL_POWER_PERIOD_S)

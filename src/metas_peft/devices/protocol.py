@@ -1,0 +1,219 @@
+"""How passes are timed on a machine that does other things as well.
+
+    warm-up   every subject, until `warm_up_s` have passed, at least twice
+    round 1   |  B  |  A* |  D  |  C  |     random order; A* is the anchor, part of every round
+    round 2   |  A* |  C  |  B  |  D  |
+    round 3   |  D  |  A* |  B  |           C has left: its median is known well enough
+      ...
+    trial     as many passes as fill `trial_s`; wall clock and processor time are read at its two edges
+    ratio     a trial by the anchor's trial of the same round: what slows the whole machine cancels
+    result    median of a subject's ratios; the caller multiplies it by the anchor's reference time
+    end       every median is known to `tolerance`, or the time limit is reached (the result says which)
+
+A median is known to x when the distribution-free 95 % interval around it (order statistics) is no wider than +-x of
+it. A trial is left out, and counted, when the clock did not advance; when the process got less than half of its usual
+share of a processor (it was pre-empted); and with its whole round when the anchor took more than three times its
+median (the machine stalled). A subject with fewer than three trials left has no result.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from metas_peft.core.errors import MeasurementError
+
+Array = np.ndarray
+Run = Callable[[], object]
+
+STALL_FACTOR = 3.0
+PREEMPTED_SHARE = 0.5
+FEWEST_TRIALS = 3
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Two clocks in seconds: monotonic wall time, and processor time of this process with its threads."""
+
+    wall_s: Callable[[], float] = time.perf_counter
+    cpu_s: Callable[[], float] = time.process_time
+
+
+@dataclass(frozen=True)
+class TimingRules:
+    """When enough is enough.
+
+    Attributes:
+        tolerance: How well a median must be known, as a fraction of it.
+        seconds_per_subject: Time limit, times the number of subjects in a flight.
+        min_rounds: Rounds before a subject may leave.
+        trial_s: Shortest trial.
+        warm_up_s: Warm-up per subject.
+        flight_size: Subjects that are held in memory and timed together.
+    """
+
+    tolerance: float = 0.02
+    seconds_per_subject: float = 3.0
+    min_rounds: int = 5
+    trial_s: float = 0.02
+    warm_up_s: float = 0.05
+    flight_size: int = 8
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What the rounds tell of one subject.
+
+    Attributes:
+        wall_ratio: Median of its wall time by the anchor's.
+        cpu_ratio: Median of its processor time by the anchor's.
+        wall_std_ratio: Standard deviation of the wall ratios (of the anchor itself: of its times by their median).
+        peak_processors: Largest processor time by wall time of a trial: processors in use.
+        known_to: Half width of the interval around the median, as a fraction of it.
+        n_trials: Trials that count.
+        n_invalid: Trials left out.
+        passes_per_trial: Passes in each.
+        is_cut_short: Whether the time limit came before the tolerance.
+    """
+
+    wall_ratio: float
+    cpu_ratio: float
+    wall_std_ratio: float
+    peak_processors: float
+    known_to: float
+    n_trials: int
+    n_invalid: int
+    passes_per_trial: int
+    is_cut_short: bool
+
+
+@dataclass(frozen=True)
+class Flight:
+    """Subjects timed together: their ratios, in order, and the anchor's own median time of a pass."""
+
+    timings: tuple[Timing, ...]
+    anchor_wall_s: float
+    anchor_cpu_s: float
+
+
+def time_flight(runs: Sequence[Run], anchor: int, rules: TimingRules, clock: Clock, rng: np.random.Generator) -> Flight:
+    """Time subjects round-robin against one of them.
+
+    Args:
+        runs: Functions that run one pass each and return when it has ended, N of them.
+        anchor: Index of the subject that takes part in every round.
+        rules: When to stop.
+        clock: Clocks to read.
+        rng: Decides the order within rounds.
+
+    Raises:
+        MeasurementError: A subject has too few valid trials.
+    """
+    n = len(runs)
+    passes = [_warm_up(run, rules, clock) for run in runs]
+    wall, cpu = np.empty((0, n)), np.empty((0, n))
+    active = list(range(n))
+    limit_s = clock.wall_s() + rules.seconds_per_subject * n
+    while True:
+        row_wall, row_cpu = np.full(n, np.nan), np.full(n, np.nan)
+        for index in (active[k] for k in rng.permutation(len(active))):
+            row_wall[index], row_cpu[index] = _trial(runs[index], passes[index], clock)
+        wall, cpu = np.vstack([wall, row_wall]), np.vstack([cpu, row_cpu])
+        known = [_known_to(_samples(wall, cpu, anchor, i)) for i in range(n)]
+        if len(wall) >= rules.min_rounds:
+            active = [i for i in range(n) if i == anchor or known[i] > rules.tolerance]
+            # The anchor's own drift is what the ratios cancel; it need not settle, unless it is all there is.
+            if active == [anchor] and (n > 1 or known[anchor] <= rules.tolerance):
+                break
+        if len(wall) >= FEWEST_TRIALS and clock.wall_s() >= limit_s:
+            break
+    is_valid = _validity(wall, cpu, anchor)
+    anchor_valid = is_valid[:, anchor]
+    timings = tuple(_summary(wall, cpu, is_valid, anchor, i, passes[i], known[i], rules) for i in range(n))
+    return Flight(timings, float(np.median(wall[anchor_valid, anchor])), float(np.median(cpu[anchor_valid, anchor])))
+
+
+def _warm_up(run: Run, rules: TimingRules, clock: Clock) -> int:
+    """Run until caches and clocks have settled; passes that fill a trial."""
+    start_s = clock.wall_s()
+    run()
+    last_s, count = clock.wall_s(), 1
+    fastest_s = math.inf
+    while count < 2 or last_s - start_s < rules.warm_up_s:
+        run()
+        now_s = clock.wall_s()
+        fastest_s = min(fastest_s, now_s - last_s)
+        if now_s <= last_s and count >= 1000:
+            raise MeasurementError("The clock does not advance while passes run; it cannot time anything.")
+        last_s, count = now_s, count + 1
+    return max(1, math.ceil(rules.trial_s / fastest_s)) if fastest_s > 0 else 1
+
+
+def _trial(run: Run, passes: int, clock: Clock) -> tuple[float, float]:
+    """Wall and processor time of a pass, in seconds."""
+    wall_s, cpu_s = clock.wall_s(), clock.cpu_s()
+    for _ in range(passes):
+        run()
+    return (clock.wall_s() - wall_s) / passes, (clock.cpu_s() - cpu_s) / passes
+
+
+def _validity(wall: Array, cpu: Array, anchor: int) -> Array:
+    """Which trials count, shape (rounds, N); trials that were not made do not."""
+    is_valid = np.isfinite(wall) & (np.nan_to_num(wall) > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(is_valid, cpu / wall, np.nan)
+    for index in range(wall.shape[1]):
+        usual = np.median(share[is_valid[:, index], index]) if is_valid[:, index].any() else 0.0
+        is_valid[:, index] &= ~(share[:, index] < PREEMPTED_SHARE * usual)
+    if is_valid[:, anchor].any():
+        stalled = wall[:, anchor] > STALL_FACTOR * np.median(wall[is_valid[:, anchor], anchor])
+        is_valid[stalled] = False
+    is_valid[~is_valid[:, anchor]] = False  # without its anchor a round has no yardstick
+    return is_valid
+
+
+def _samples(wall: Array, cpu: Array, anchor: int, index: int) -> Array:
+    """Valid ratios of a subject; of the anchor its times, since its ratios are all one."""
+    is_valid = _validity(wall, cpu, anchor)[:, index]
+    return wall[is_valid, index] if index == anchor else wall[is_valid, index] / wall[is_valid, anchor]
+
+
+def _known_to(samples: Array) -> float:
+    """Half width of the 95 % interval of the median by order statistics, as a fraction of the median."""
+    n = len(samples)
+    if n < FEWEST_TRIALS:
+        return math.inf
+    ordered = np.sort(samples)
+    half = 1.96 * math.sqrt(n) / 2
+    low, high = max(0, math.floor(n / 2 - half)), min(n - 1, math.ceil(n / 2 + half) - 1)
+    return float((ordered[high] - ordered[low]) / 2 / np.median(ordered))
+
+
+def _summary(
+    wall: Array, cpu: Array, is_valid: Array, anchor: int, index: int, passes: int, known_to: float, rules: TimingRules
+) -> Timing:
+    rows = is_valid[:, index]
+    made = int(np.isfinite(wall[:, index]).sum())
+    n_trials = int(rows.sum())
+    if n_trials < FEWEST_TRIALS:
+        raise MeasurementError(
+            f"Only {n_trials} of {made} trials of a configuration are usable, {FEWEST_TRIALS} are needed. Something "
+            "else takes the processor; measure when the machine is quieter or raise the time limit."
+        )
+    ratios = wall[rows, index] / wall[rows, anchor]
+    anchor_cpu = cpu[rows, anchor]
+    cpu_ratios = cpu[rows, index] / np.where(anchor_cpu > 0, anchor_cpu, np.nan)
+    spread = wall[rows, index] / np.median(wall[rows, index]) if index == anchor else ratios
+    return Timing(
+        wall_ratio=float(np.median(ratios)),
+        cpu_ratio=float(np.median(cpu_ratios)),
+        wall_std_ratio=float(np.std(spread, ddof=1)),
+        peak_processors=float((cpu[rows, index] / wall[rows, index]).max()),
+        known_to=known_to,
+        n_trials=n_trials,
+        n_invalid=made - n_trials,
+        passes_per_trial=passes,
+        is_cut_short=known_to > rules.tolerance and index != anchor,
+    )
