@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metas_peft.conf import values
 from metas_peft.conf.methods import METHODS
+from metas_peft.conf.notices import check_devices
 from metas_peft.conf.overrides import Override, paths_of, translate
 from metas_peft.conf.runfile import RunFile, read_run
 from metas_peft.conf.schema import RunConfig
@@ -101,6 +102,7 @@ def launch(run: str, overrides: Sequence[str], flags: Flags, job: Callable[[RunC
         What the jobs returned that ran in this process; a launcher may run them elsewhere.
 
     Raises:
+        Exception: What the first job that failed raised, after all jobs have had their turn.
         UsageError, UnknownNameError: As `load`, before anything is written.
         OutputError: The run's folder cannot be written.
     """
@@ -112,15 +114,26 @@ def launch(run: str, overrides: Sequence[str], flags: Flags, job: Callable[[RunC
     if not flags.only_shows:
         _check_folder(Path(config.output_dir))
     outcomes: list[T] = []
+    failures: list[Exception] = []
+    parent = os.getpid()
 
-    def task(composed: DictConfig) -> T:
+    def task(composed: DictConfig) -> T | None:
         settings = HydraConfig.get()
         folder = Path(settings.runtime.output_dir)
         job_config = _finish(composed, file, list(settings.overrides.task))
         if settings.mode == RunMode.MULTIRUN:
             job_config = dataclasses.replace(job_config, run_id=folder.name, output_dir=str(folder.parent))
         logger.info("%s: run %s in %s", job_config.method, job_config.run_id, folder)
-        outcome = job(job_config, folder)
+        try:
+            outcome = job(job_config, folder)
+        except Exception as error:
+            if os.getpid() != parent:  # a launcher's own process hands it on in its own way
+                raise
+            # Hydra would print its own headline above ours, and a sweep goes on with the other jobs.
+            failures.append(error)
+            if settings.mode == RunMode.MULTIRUN:
+                logger.error("%s: %s", job_config.run_id, error)
+            return None
         outcomes.append(outcome)
         return outcome
 
@@ -128,6 +141,8 @@ def launch(run: str, overrides: Sequence[str], flags: Flags, job: Callable[[RunC
     arguments = ["metas run", *flags.arguments(), *(o.text for o in translated)]
     with _speaking_for_hydra(), _hydra_environment(arguments):
         hydra.main(version_base="1.3", config_path=None, config_name=_NODE)(task)()
+    if failures:
+        raise failures[0]
     return outcomes
 
 
@@ -155,8 +170,9 @@ def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for name, value in top.items():
         below = result.get(name)
-        both = isinstance(value, Mapping) and isinstance(below, Mapping)
-        result[name] = _merged(below, value) if both else value
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            value = _merged(below, value)
+        result[name] = value
     return result
 
 
@@ -184,6 +200,7 @@ def _finish(composed: DictConfig, file: RunFile, texts: Sequence[str]) -> RunCon
     method = METHODS[config.method]
     if method.changes:
         config = values.replace(config, method.changes)
+    check_devices(config)
     baselines = tuple(dict.fromkeys(METHODS.resolve(b) for b in config.evaluation.baselines))
     return dataclasses.replace(
         config,

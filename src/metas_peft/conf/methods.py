@@ -89,6 +89,9 @@ def _ablation(part: str, label: str, changes: Mapping[str, Any]) -> None:
     )
 
 
+# Both are parts of the source's network, which is therefore the predictor of these two.
+_ablation("no-mixup", "without mixup", {"surrogate.mixup": False, "surrogate.kind": "reference"})
+_ablation("no-meta", "without meta-learning", {"surrogate.meta_learning": False, "surrogate.kind": "reference"})
 _ablation("no-calibration", "without calibration", {"surrogate.calibration_samples": 0})
 _ablation(
     "no-distillation",

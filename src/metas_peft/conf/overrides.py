@@ -60,8 +60,8 @@ def _translate(written: str, parser: Any) -> Iterator[Override]:
         if written.startswith("-"):
             raise UsageError(f"No such option: {written}. `metas run --help` lists them.") from error
         raise UsageError(
-            f"{where}: cannot be read ({str(error).splitlines()[0]}). Write key=value; put a value with commas, brackets, braces, "
-            "quotes or equal signs in quotes, such as 'key=\"a, b\"'."
+            f"{where}: cannot be read ({str(error).splitlines()[0]}). Write key=value; put a value with commas, "
+            "brackets, braces, quotes or equal signs in quotes, such as 'key=\"a, b\"'."
         ) from error
     if parsed.is_hydra_override():
         yield Override(written, written, None, written)

@@ -175,6 +175,8 @@ class SurrogateConfig:
     kind: Literal["auto", "reference", "roofline"] = key(
         "auto", "Predictor: the source's network, the five-point roofline, or the better one on held-out pool devices."
     )
+    mixup: bool = key(True, "Blend pairs of pool devices while the source's network learns.")
+    meta_learning: bool = key(True, "Train the source's network on episodes that each hide one pool device.")
 
 
 @dataclass(frozen=True, kw_only=True)

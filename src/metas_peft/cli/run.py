@@ -1,0 +1,72 @@
+"""`metas run`: one experiment, or one per combination of swept values."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from metas_peft.cli.output import JsonOption, give, log_to_file, log_to_stderr
+
+if TYPE_CHECKING:
+    from metas_peft.conf import RunConfig
+
+
+def run(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Path of a run file, or the name of a packaged one: demo, demo_fast.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Values that replace those of the file, in Hydra's grammar."),
+    ] = None,
+    json_target: JsonOption = None,
+    multirun: Annotated[
+        bool, typer.Option("--multirun", "-m", help="One run per combination of values, as in training.seed=0,1,2.")
+    ] = False,
+    cfg: Annotated[
+        Literal["job", "hydra", "all"] | None,
+        typer.Option("--cfg", "-c", help="Print the composed configuration and leave."),
+    ] = None,
+    resolve: Annotated[bool, typer.Option("--resolve", help="With --cfg: resolve references.")] = False,
+    package: Annotated[
+        str | None, typer.Option("--package", "-p", metavar="SECTION", help="With --cfg: only this section.")
+    ] = None,
+    info: Annotated[
+        Literal["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"] | None,
+        typer.Option("--info", "-i", help="Print how Hydra composes the configuration and leave."),
+    ] = None,
+    config_dir: Annotated[
+        str | None, typer.Option("--config-dir", metavar="DIR", help="Folder with further Hydra groups (launchers).")
+    ] = None,
+) -> None:
+    """Tune once for a device that was never seen, cut a front of smaller models, measure it and report.
+
+    An interrupted run goes on with the same command.
+    """
+    from metas_peft.conf.compose import Flags, launch
+
+    flags = Flags(multirun, cfg, resolve, package, info, config_dir)
+    folders = launch(run, overrides or [], flags, _job)
+    if flags.only_shows:
+        return
+    from metas_peft.cli.results import show_results
+    from metas_peft.core.files import read_json
+
+    if not folders:
+        typer.echo("The launcher runs the jobs elsewhere; their folders are below the multirun's.", err=True)
+        return
+    results = [read_json(folder / "results.json") for folder, _ in folders]
+    if not give(results if multirun else results[0], json_target):
+        return
+    for (folder, config), result in zip(folders, results, strict=True):
+        show_results(result, config.evaluation, folder)
+
+
+def _job(config: "RunConfig", folder: Path) -> "tuple[Path, RunConfig]":
+    """Run one experiment with its messages in `log.txt`."""
+    log_to_stderr()
+    with log_to_file(folder / "log.txt"):
+        from metas_peft import experiment
+
+        done: Any = experiment.run(config, folder)
+    return Path(done), config

@@ -1,0 +1,74 @@
+"""The reference of run-file keys, as Markdown from the schema: `python -m metas_peft.conf.document`."""
+
+import sys
+
+from metas_peft.conf.keys import Key, alternatives, element_of, keys_of, walk
+from metas_peft.conf.methods import METHODS
+from metas_peft.conf.schema import RunConfig
+from metas_peft.conf.values import expected
+
+_HEAD = """# Run files
+
+Written from the schema by `make docs`; do not edit.
+
+A run file is YAML with any of the keys below; what it leaves out takes its default. The same keys work on the
+command line, as in `metas run demo training.seed=3 device=raspberry-pi-4`. `metas run FILE --cfg job` prints
+what a file and overrides come to.
+"""
+
+
+def document() -> str:
+    """All keys with type, default and meaning, and the methods' names."""
+    parts = [_HEAD, "## Top level\n", _table([k for k in keys_of(RunConfig).values() if not k.is_section])]
+    for section in (k for k in walk() if k.is_section):
+        element = element_of(section.kind)
+        heading = f"{section.path}.NAME" if element is not None else section.path
+        keys = keys_of(element or section.kind, f"{heading}.")
+        parts += [f"## `{heading}`\n", f"{section.rule.doc}\n", _table([k for k in keys.values() if not k.is_section])]
+    parts += ["## Methods\n", _methods()]
+    return "\n".join(parts)
+
+
+def _table(keys: list[Key]) -> str:
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for key in keys:
+        kind = expected(key.kind)
+        if bounds := key.rule.bounds():
+            kind += f" ({bounds})"
+        if key.rule.aliases:
+            aliases = ", ".join(f"`{a}`" for a in key.rule.aliases)
+            meaning = f"{key.rule.doc} Also called {aliases}."
+        else:
+            meaning = key.rule.doc
+        lines.append(f"| `{key.leaf}` | {kind} | {_default(key)} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _default(key: Key) -> str:
+    value = key.default
+    if value is None or value == "" or value == ():
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, float) and any(k is float for k in alternatives(key.kind)):
+        return f"`{value:.4g}`"
+    if isinstance(value, tuple):
+        return "`[" + ", ".join(str(v) for v in value) + "]`"
+    return f"`{value}`"
+
+
+def _methods() -> str:
+    lines = [
+        "| method | also called | gates | cost term | target measurements before evaluation |",
+        "|---|---|---|---|---|",
+    ]
+    for name in METHODS:
+        method = METHODS[name]
+        aliases = ", ".join(f"`{a}`" for a in METHODS.aliases(name))
+        gates = ", ".join(method.gates) or f"none ({method.shape})"
+        lines.append(f"| `{name}` | {aliases} | {gates} | {method.cost_term} | {method.target_measurements} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(document())

@@ -1,0 +1,166 @@
+"""What a run file asks for and will not get as written, in sentences for the log and the report."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from metas_peft.conf.keys import locate
+from metas_peft.conf.methods import METHODS, Method, Shape
+from metas_peft.conf.schema import DEFAULT_TARGET, BudgetsConfig, RunConfig
+from metas_peft.core.units import S_PER_MS
+from metas_peft.devices.local import LOCAL
+from metas_peft.devices.opening import find_entry
+from metas_peft.devices.pools import POOLS
+
+
+def notices(config: RunConfig) -> list[str]:
+    """Sentences about keys that are obeyed in a way worth knowing, or that change nothing in this run."""
+    return [*_target(config), *_pool(config), *budgets_at_odds(config.budgets), *_method(config), *_idle(config)]
+
+
+def device_id(name: str) -> str:
+    """Canonical name of a device.
+
+    Raises:
+        UnknownNameError: No such device.
+        DeviceFileError: A device file that is not right.
+    """
+    return LOCAL if name.lower() == LOCAL else find_entry(name).device_id
+
+
+def pool_names(config: RunConfig) -> tuple[str, ...]:
+    """Devices of the meta-training pool as written, a named pool spelled out."""
+    names = config.surrogate.meta_training_devices
+    return POOLS[names[0]] if len(names) == 1 and names[0] in POOLS else names
+
+
+def check_devices(config: RunConfig) -> None:
+    """Make sure that every device that the configuration names exists.
+
+    Raises:
+        UnknownNameError: One does not; the message names the nearest.
+    """
+    for name in (config.target, *config.retarget, *pool_names(config)):
+        device_id(name)
+
+
+def _target(config: RunConfig) -> Iterator[str]:
+    profiling = config.hardware_profiling.target_device
+    if config.device is None and profiling is None:
+        yield f"No target device is named; {DEFAULT_TARGET} is taken."
+    elif config.device is not None and profiling is not None and device_id(config.device) != device_id(profiling):
+        yield f"device={config.device} replaces hardware_profiling.target_device={profiling}."
+
+
+def _pool(config: RunConfig) -> Iterator[str]:
+    target = device_id(config.target)
+    names = pool_names(config)
+    dropped = [name for name in names if device_id(name) == target]
+    if dropped:
+        yield (
+            f"surrogate.meta_training_devices lists {', '.join(dropped)}, which is the target; it is left out so that "
+            f"the target stays unseen. {len(names) - len(dropped)} devices remain."
+        )
+    asked = config.surrogate.n_hardware_tags
+    if asked is None:
+        return
+    if asked != len(names):
+        yield (
+            f"surrogate.n_hardware_tags is {asked}, but meta_training_devices names {len(names)} devices; "
+            f"{len(names) - len(dropped)} tags are used, one per device learnt from, and a slot for the unseen target."
+        )
+    elif dropped:
+        yield (
+            f"surrogate.n_hardware_tags {asked}: {asked - len(dropped)} tags are used, "
+            "and the slot of the device left out is the unseen target's."
+        )
+
+
+def budgets_at_odds(budgets: BudgetsConfig) -> list[str]:
+    """Sentences about budgets of which one can never bind because of the others.
+
+    A pass of at most L ms at no more than P W takes at most L x P; an energy budget above that says nothing.
+    """
+    energy_j, latency_ms, power_w = budgets.energy_j, budgets.latency_ms, budgets.peak_power_w
+    if energy_j is None or latency_ms is None or power_w is None:
+        return []
+    most_j = latency_ms * S_PER_MS * power_w
+    if energy_j < most_j:
+        return []
+    return [
+        f"budgets: a pass within {latency_ms:g} ms and {power_w:g} W takes at most {most_j:.3g} J, so "
+        f"energy_j={energy_j:g} never binds. (It may have been meant for a batch; budgets here are for one pass of "
+        "evaluation.batch_size sequences.)"
+    ]
+
+
+def _method(config: RunConfig) -> Iterator[str]:
+    method = METHODS[config.method]
+    if method.changes:
+        changes = ", ".join(f"{path}={value}" for path, value in method.changes.items())
+        yield f"{method.name} sets {changes}."
+    if method.name == "EChorda":
+        key = "hardware_profiling.real_measurements_required"
+        count = config.hardware_profiling.real_measurements_required
+        yield f"EChorda measures the target {count} times before it trains ({key})."
+
+
+@dataclass(frozen=True)
+class _Idle:
+    """Keys (or whole sections) that change nothing while a condition holds."""
+
+    because: str
+    keys: tuple[str, ...]
+    when: Callable[[RunConfig, Method], bool]
+
+
+_GATE_KEYS = (
+    "model.gating.hard_concrete_temperature",
+    "model.gating.gate_sparsity_regulariser",
+    "model.gating.gate_learning_rate",
+    "model.gating.granularity",
+)
+_PATH_KEYS = ("training.path_steps", "training.joint_steps")
+_IDLE = (
+    _Idle("a single run does not search", ("optuna",), lambda c, m: True),
+    _Idle(
+        "with front=nested units are removed in order of importance, without hard-concrete gates",
+        _GATE_KEYS,
+        lambda c, m: m.shape is Shape.GATED and c.front == "nested",
+    ),
+    _Idle("they belong to front=nested", _PATH_KEYS, lambda c, m: m.shape is Shape.GATED and c.front == "gates"),
+    _Idle("this method has no gates", ("front", *_GATE_KEYS, *_PATH_KEYS), lambda c, m: m.shape is not Shape.GATED),
+    _Idle("this method trains all weights and has no adapters", ("model.peft",), lambda c, m: m.trains_all),
+    _Idle(
+        "training.warmup_steps replaces it",
+        ("training.warmup_ratio",),
+        lambda c, m: c.training.warmup_steps is not None,
+    ),
+    _Idle(
+        "EChorda is neither the method nor a baseline here",
+        ("hardware_profiling.real_measurements_required",),
+        lambda c, m: "EChorda" not in (m.name, *c.evaluation.baselines),
+    ),
+    _Idle(
+        "they belong to the source's network, not to the roofline",
+        ("surrogate.mixup", "surrogate.meta_learning"),
+        lambda c, m: c.surrogate.kind == "roofline",
+    ),
+    _Idle(
+        "nothing is calibrated with surrogate.calibration_samples=0",
+        ("surrogate.calibration_method", "surrogate.calibration_design"),
+        lambda c, m: c.surrogate.calibration_samples == 0,
+    ),
+)
+
+
+def _idle(config: RunConfig) -> Iterator[str]:
+    method = METHODS[config.method]
+    for rule in _IDLE:
+        if not rule.when(config, method):
+            continue
+        named = sorted(path for path in config.given if any(f"{path}.".startswith(f"{key}.") for key in rule.keys))
+        sections = [key for key in rule.keys if locate(key.split(".")).is_section]
+        shown = [s for s in sections if any(n.startswith(f"{s}.") for n in named)]
+        shown += [n for n in named if not any(n.startswith(f"{s}.") for s in sections)]
+        if shown:
+            yield f"Without effect in this run: {', '.join(shown)}; {rule.because}."
