@@ -5,7 +5,7 @@ A message says what was seen, what was expected and what to do. The command line
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class MetasPeftError(Exception):
@@ -88,19 +88,20 @@ class OutputError(MetasPeftError, OSError):
     """An output folder or file that cannot be written."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> str:
     """End of a sentence that names the nearest known spelling, and all of them when there are few.
 
     Args:
         name: What the user wrote.
         known: What would have been accepted.
+        aliases: Further accepted spellings -> the known one that each stands for.
 
     Returns:
         Text such as `did you mean 'minilm'? Known: bert-base, minilm.`
     """
     names = sorted(set(known))
-    close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
-    spelled = {n.lower(): n for n in names}
+    spelled = {a.lower(): n for a, n in (aliases or {}).items()} | {n.lower(): n for n in names}
+    close = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)
     hint = f"did you mean {spelled[close[0]]!r}? " if close else ""
     listing = ", ".join(names[:25]) + (", ..." if len(names) > 25 else "")
     return f"{hint}Known: {listing}."

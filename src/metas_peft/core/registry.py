@@ -44,7 +44,14 @@ class Registry(Generic[T]):
         try:
             return self._aliases[canonical(name)]
         except KeyError:
-            raise UnknownNameError(f"Unknown {self.kind} {name!r}: {nearest(name, self._entries)}") from None
+            raise UnknownNameError(
+                f"Unknown {self.kind} {name!r}: {nearest(canonical(name), self._entries, self._aliases)}"
+            ) from None
+
+    def aliases(self, name: str) -> list[str]:
+        """Other spellings under which an entry is found, in the form in which names are compared."""
+        own = self.resolve(name)
+        return [spelling for spelling, entry in self._aliases.items() if entry == own and spelling != canonical(own)]
 
     def __getitem__(self, name: str) -> T:
         return self._entries[self.resolve(name)]
