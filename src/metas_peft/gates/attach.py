@@ -39,9 +39,10 @@ def gated(model: Any, shape: BackboneShape, draw: Callable[[], GateValues]) -> I
     layout = Layout(model)
     family = layout.family
     current: list[GateValues] = []
+    device = next(model.parameters()).device
 
     def begin(module: Any, args: Any, kwargs: Any) -> None:
-        current[:] = [draw()]
+        current[:] = [GateValues(**{name: z.to(device) for name, z in vars(draw()).items()})]
 
     def lerp(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         # Exactly x at 0 and exactly y at 1, which x + z (y - x) is not in floating point.
@@ -102,5 +103,3 @@ def masked(model: Any, shape: BackboneShape, subnet: Subnet) -> Iterator[None]:
     values = gate_values(subnet, shape)
     with gated(model, shape, lambda: values):
         yield
-
-

@@ -1,0 +1,177 @@
+"""Getting a backbone and its tokeniser: a folder, the hub, or an installed package."""
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from metas_peft.backbones.catalogue import BACKBONES, BackboneEntry
+from metas_peft.backbones.family import Layout
+from metas_peft.core.errors import BackboneUnavailableError, UnknownNameError
+from metas_peft.core.hub import hub_is_reachable
+
+logger = logging.getLogger(__name__)
+
+UNGATED_TWIN = "pucpr-br/Clinical-BR-LlaMA-2-7B"
+
+
+@dataclass(frozen=True)
+class LoadedBackbone:
+    """A backbone ready to be adapted.
+
+    Attributes:
+        model: Sequence-classification model in float32, dropout off.
+        tokenizer: Its tokeniser.
+        name: Name for records and reports.
+        source: Where the weights came from, for reports.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    source: str
+
+
+def load_backbone(
+    name: str, *, n_labels: int, weights: str = "pretrained", seed: int = 0, texts: Sequence[str] = ()
+) -> LoadedBackbone:
+    """Load a sequence-classification model by catalogue name, alias, hub id or local folder.
+
+    Dropout is switched off: adapters of low rank are regularised by their rank, and a gate's gradient should not
+    carry dropout's noise.
+
+    Args:
+        name: What the user wrote.
+        n_labels: Number of classes of the new head.
+        weights: `pretrained`, or `random` for the real architecture at random initialisation.
+        seed: Seed of everything that is initialised at random.
+        texts: Texts from which a word tokeniser is made when weights are random and no tokeniser is at hand.
+
+    Raises:
+        UnknownNameError: No folder, catalogue entry or hub id is spelled so.
+        BackboneUnavailableError: The weights are neither here nor reachable.
+        UnsupportedBackboneError: The family is not known.
+    """
+    location, source = _locate(name, weights)
+    options = {
+        "num_labels": n_labels,
+        "attn_implementation": "eager",  # on CPU, scaled-dot-product attention is several times slower backwards
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if weights == "random":
+            config = _config(name, location, n_labels)
+            config._attn_implementation = "eager"
+            model = transformers.AutoModelForSequenceClassification.from_config(config)
+            source = "random initialisation"
+        else:
+            model = transformers.AutoModelForSequenceClassification.from_pretrained(
+                location, dtype=torch.float32, local_files_only=not hub_is_reachable(), **options
+            )
+    Layout(model)  # refuses an unknown family before anything is trained
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    tokenizer = _tokenizer(location, weights, texts, model.config.vocab_size)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    label = BACKBONES.resolve(name) if name in BACKBONES else name
+    return LoadedBackbone(model, tokenizer, label, source)
+
+
+def _locate(name: str, weights: str) -> tuple[str | None, str]:
+    """Folder or hub id to load from, and a description; None when random weights need neither."""
+    if Path(name).is_dir():
+        return name, f"folder {Path(name).name}"
+    if name not in BACKBONES and "/" not in name:
+        raise UnknownNameError(
+            str(_unknown(name)) + " A folder with a transformers model or a hub id (owner/name) works too."
+        )
+    entry = BACKBONES[name] if name in BACKBONES else BackboneEntry(name)
+    if _is_cached(entry.hub_id):
+        return entry.hub_id, f"hub {entry.hub_id} (cached)"
+    if hub_is_reachable() and not entry.gated:
+        return entry.hub_id, f"hub {entry.hub_id}"
+    if hub_is_reachable() and entry.gated and _may_download(entry.hub_id):
+        return entry.hub_id, f"hub {entry.hub_id}"
+    if entry.package is not None:
+        spec = importlib.util.find_spec(entry.package)
+        if spec is not None and spec.origin is not None:
+            return str(Path(spec.origin).parent / "model"), f"Python package {entry.package_name}"
+    if weights == "random" and entry.config:
+        return None, "random initialisation"
+    raise BackboneUnavailableError(_missing(name, entry))
+
+
+def _unknown(name: str) -> UnknownNameError:
+    try:
+        BACKBONES.resolve(name)
+    except UnknownNameError as error:
+        return error
+    raise AssertionError(f"{name} is known")
+
+
+def _missing(name: str, entry: BackboneEntry) -> str:
+    text = f"The weights of {name} ({entry.hub_id}) are not on this computer"
+    text += " and the hub gives no access to them." if hub_is_reachable() else ", and the hub cannot be reached."
+    if entry.gated:
+        text += (
+            f" They come from huggingface.co/{entry.hub_id}, where Meta's licence must be accepted first"
+            f" (then: hf auth login). model.name={UNGATED_TWIN} is an ungated model of the same shape."
+        )
+    elif entry.package_name:
+        text += f" Install the package {entry.package_name} (extra 'demo'), which ships them."
+    else:
+        text += " Connect to the hub once, or give model.name the path of a local folder."
+    if entry.config:
+        text += " model.weights=random runs the real architecture at random initialisation (speed and memory work)."
+    return text
+
+
+def _is_cached(hub_id: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return any(isinstance(try_to_load_from_cache(hub_id, file), str)
+               for file in ("model.safetensors", "model.safetensors.index.json"))  # fmt: skip
+
+
+def _may_download(hub_id: str) -> bool:
+    from huggingface_hub import auth_check
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        auth_check(hub_id)
+    except (HfHubHTTPError, OSError):
+        return False
+    return True
+
+
+def _config(name: str, location: str | None, n_labels: int) -> Any:
+    if location is not None:
+        return transformers.AutoConfig.from_pretrained(
+            location, num_labels=n_labels, local_files_only=not hub_is_reachable()
+        )
+    return transformers.AutoConfig.for_model(**BACKBONES[name].config, num_labels=n_labels)
+
+
+def _tokenizer(location: str | None, weights: str, texts: Sequence[str], vocabulary: int) -> Any:
+    if location is not None:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(location, local_files_only=not hub_is_reachable())
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+    logger.warning("No tokeniser is at hand for these random weights: a word tokeniser is made from the training set.")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    words = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.train_from_iterator(texts, trainers.WordLevelTrainer(vocab_size=vocabulary, special_tokens=special))
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )

@@ -1,0 +1,1 @@
+"""Training: one loop, objectives, and the methods that use them."""

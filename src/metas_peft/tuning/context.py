@@ -1,0 +1,220 @@
+"""What every method starts from: one dense model, its teacher's answers, one order of heads and neurons.
+
+All methods of a run share the warm start, so a comparison between them is one of what they remove, not of how
+well their first epoch went.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from metas_peft.backbones import Layout, compact, reorder, save_adapter
+from metas_peft.backbones.adapters import lora_maps
+from metas_peft.core.protocols import CostModel
+from metas_peft.core.records import BackboneShape, Cost, Subnet, Workload
+from metas_peft.gates import masked
+from metas_peft.tuning.data import Collator, EncodedTexts
+from metas_peft.tuning.loop import LoopSettings, Objective, fit
+from metas_peft.tuning.objectives import DistilledObjective, Distillation, TaskObjective, Teacher
+from metas_peft.tuning.order import descending, importances
+
+logger = logging.getLogger(__name__)
+
+ORDER_BATCHES, ORDER_BATCH_SIZE = 64, 16
+CHECK_TEXTS = 8  # texts on which masked and compact logits are compared
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """How hard-concrete gates are trained.
+
+    Attributes:
+        granularities: What is gated.
+        temperature: Concrete temperature.
+        sparsity: Weight of the sum of P(z > 0).
+        learning_rate: Rate of the log-odds.
+    """
+
+    granularities: tuple[str, ...]
+    temperature: float
+    sparsity: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long each stage after the dense one lasts, in optimiser steps.
+
+    Attributes:
+        path: Steps in which the model shrinks (or gates are trained).
+        joint: Steps in which the members are trained together, two passes a step.
+    """
+
+    path: int
+    joint: int
+
+
+@dataclass(frozen=True)
+class Member:
+    """One operating point of a method, cut out.
+
+    Attributes:
+        name: Label such as `50 %`.
+        subnet: What is kept.
+        model: Compact model.
+        gap: Largest absolute difference between masked and compact logits on a few training texts.
+    """
+
+    name: str
+    subnet: Subnet
+    model: Any
+    gap: float
+
+
+class TuningContext:
+    """A backbone under tuning.
+
+    Args:
+        adapted: PEFT model, or the plain `transformers` model for full fine-tuning.
+        shape: Its shape.
+        data: Training texts.
+        collator: Makes batches.
+        settings: Loop settings of the dense stage; later stages change the number of steps only.
+        schedule: Steps of the later stages.
+        distillation: Weights of the distillation.
+        gates: Gate settings.
+        workload: What is priced and measured.
+        weights: lambda, mu, nu.
+        cost_model: Calibrated cost model of the target.
+        fit_on_target: Measures subnets on the target (the device counts them) and fits a cost model to them; for
+            rivals that need it.
+        target_samples: How many measurements such a rival takes.
+        operating_points: Fractions of the dense FLOPs at which members are wanted, descending.
+        seed: Seed of everything random here.
+        progress: Whether progress bars are shown.
+    """
+
+    def __init__(
+        self, *, adapted: Any, shape: BackboneShape, data: EncodedTexts, collator: Collator, settings: LoopSettings,
+        schedule: Schedule, distillation: Distillation, gates: GateSettings, workload: Workload, weights: Cost[float],
+        cost_model: CostModel, fit_on_target: Callable[[Sequence[Subnet]], CostModel], target_samples: int,
+        operating_points: Sequence[float], seed: int, progress: bool = True,
+    ) -> None:  # fmt: skip
+        self.adapted = adapted
+        self.network = adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted
+        self.shape, self.data, self.collator, self.settings = shape, data, collator, settings
+        self.schedule, self.distillation, self.gates = schedule, distillation, gates
+        self.workload, self.weights, self.cost_model = workload, weights, cost_model
+        self.fit_on_target, self.target_samples = fit_on_target, target_samples
+        self.operating_points = sorted(operating_points, reverse=True)
+        self.seed, self.progress = seed, progress
+        self.teacher: Teacher | None = None
+        self._head_order = torch.arange(shape.n_kv_heads).repeat(shape.n_layers, 1)
+        self._neuron_order = torch.arange(shape.ffn_size).repeat(shape.n_layers, 1)
+        self._start: tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor] | None = None
+
+    # ---- the dense stage
+
+    def train_dense(self) -> float:
+        """Fine-tune the whole model on the labels; returns the seconds taken."""
+        return self.fit(TaskObjective(), None, "dense")
+
+    def prepare(self) -> None:
+        """Record the teacher, order heads and neurons by importance, and remember this as the start."""
+        self.teacher = Teacher.record(
+            self.network, self.data, self.collator,
+            hidden=self.distillation.hidden > 0, bf16=self.settings.bf16, progress=self.progress,
+        )  # fmt: skip
+        heads, neurons = importances(
+            self.network, self.shape, self.data, self.collator,
+            batches=ORDER_BATCHES, batch_size=ORDER_BATCH_SIZE, seed=self.seed,
+        )  # fmt: skip
+        self.reorder(descending(heads), descending(neurons))
+        self._start = (self._trainable(), self._head_order.clone(), self._neuron_order.clone())
+
+    def _trainable(self) -> dict[str, torch.Tensor]:
+        return {n: p.detach().clone() for n, p in self.adapted.named_parameters() if p.requires_grad}
+
+    # ---- what methods use
+
+    def reset(self) -> None:
+        """Back to the dense model in order of importance, whatever a method did since."""
+        if self._start is None:
+            self.prepare()
+        assert self._start is not None
+        state, heads, neurons = self._start
+        self.reorder(_relative(self._head_order, heads), _relative(self._neuron_order, neurons))
+        with torch.no_grad():
+            for name, parameter in self.adapted.named_parameters():
+                if name in state:
+                    parameter.copy_(state[name])
+
+    def reorder(self, heads: torch.Tensor, neurons: torch.Tensor) -> None:
+        """Permute KV groups (L, G) and neurons (L, ffn_size) from their present order."""
+        reorder(self.network, self.shape, heads, neurons)
+        self._head_order = torch.gather(self._head_order, -1, heads)
+        self._neuron_order = torch.gather(self._neuron_order, -1, neurons)
+
+    @torch.no_grad()
+    def order_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        """Bring the ranks of every adapter into descending order of a value; the function stays the same.
+
+        Args:
+            values: One per rank, (L, M, R).
+
+        Returns:
+            The values in their new order.
+        """
+        layout = Layout(self.network)
+        order = descending(values)
+        for i, layer in enumerate(layout.layers):
+            for m, site in enumerate(self.shape.sites):
+                a, b, _ = lora_maps(layout.projection(layer, site.name))
+                ranks = order[i, m][order[i, m] < site.rank].to(a.weight.device)
+                a.weight.copy_(a.weight[ranks])
+                b.weight.copy_(b.weight[:, ranks])
+        return torch.gather(values, -1, order)
+
+    def distilled(self) -> DistilledObjective:
+        """The distillation loss against this run's teacher."""
+        if self.teacher is None:
+            self.prepare()
+        assert self.teacher is not None
+        return DistilledObjective(self.network, self.teacher, self.distillation)
+
+    def fit(self, objective: Objective, steps: int | None, title: str, *, offset: int = 0, **gates: Any) -> float:
+        """Train with this run's settings; `offset` separates the data order of one stage from another's."""
+        settings = replace(self.settings, seed=self.settings.seed + offset)
+        if steps is not None:
+            settings = replace(settings, steps=steps)
+        return fit(self.adapted, self.data, self.collator, objective, settings, title=title,
+                   progress=self.progress, **gates)  # fmt: skip
+
+    def cut(self, name: str, subnet: Subnet) -> Member:
+        """Compact one member and compare it with the masked model."""
+        self.network.eval()
+        model = compact(self.network, self.shape, subnet)
+        items = [self.data[i] for i in range(min(CHECK_TEXTS, len(self.data)))]
+        batch = self.collator(items)
+        device = next(model.parameters()).device
+        inputs = {k: batch[k].to(device) for k in ("input_ids", "attention_mask")}
+        with torch.no_grad():
+            with masked(self.network, self.shape, subnet):
+                expected = self.network(**inputs).logits
+            gap = float((model(**inputs).logits - expected).abs().max())
+        return Member(name, subnet, model, gap)
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter as trained now, in PEFT's format and for the published order of the backbone."""
+        save_adapter(self.adapted, self.shape, self._head_order, self._neuron_order, folder)
+
+
+def _relative(present: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Permutation that turns the present order into the wanted one, row by row."""
+    position = torch.argsort(present, dim=-1)
+    return torch.gather(position, -1, wanted)

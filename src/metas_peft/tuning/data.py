@@ -1,0 +1,81 @@
+"""Texts as token ids, and batches padded only as far as they need."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+
+class EncodedTexts(Dataset):  # type: ignore[type-arg]
+    """Tokenised, labelled texts; each item also carries its index, by which teacher outputs are found.
+
+    Args:
+        tokenizer: A `transformers` tokeniser.
+        texts: Texts.
+        labels: Class numbers, same length.
+        max_length: Longer texts are cut.
+    """
+
+    def __init__(self, tokenizer: Any, texts: Sequence[str], labels: Sequence[int], max_length: int) -> None:
+        self.ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+        self.labels = list(labels)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"input_ids": self.ids[index], "labels": self.labels[index], "index": index}
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Pads a list of items of `EncodedTexts` to tensors on the right.
+
+    Attributes:
+        pad_token_id: Id that fills up.
+        length: Fixed length, or None for the longest of the batch.
+    """
+
+    pad_token_id: int
+    length: int | None = None
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Tensors `input_ids`, `attention_mask` (B, T), `labels` and `index` (B,)."""
+        width = self.length or max(len(item["input_ids"]) for item in items)
+        ids = torch.full((len(items), width), self.pad_token_id, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, item in enumerate(items):
+            n = len(item["input_ids"])
+            ids[row, :n] = torch.tensor(item["input_ids"])
+            mask[row, :n] = 1
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "labels": torch.tensor([item["labels"] for item in items]),
+            "index": torch.tensor([item["index"] for item in items]),
+        }
+
+
+def batches_by_length(data: EncodedTexts, collator: Collator, batch_size: int) -> Any:
+    """All items once, short ones first: for evaluation, where order does not matter."""
+    order = np.argsort([len(ids) for ids in data.ids], kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield collator([data[int(i)] for i in order[start : start + batch_size]])
+
+
+@torch.no_grad()
+def predict(model: Any, data: EncodedTexts, collator: Collator, batch_size: int = 64) -> torch.Tensor:
+    """Logits of every item in its own order, shape (N, C), float32."""
+    model.eval()
+    device = next(model.parameters()).device
+    rows: list[torch.Tensor] = []
+    where: list[torch.Tensor] = []
+    for batch in batches_by_length(data, collator, batch_size):
+        where.append(batch["index"])
+        inputs = {k: batch[k].to(device) for k in ("input_ids", "attention_mask")}
+        rows.append(model(**inputs).logits.float().cpu())
+    logits = torch.cat(rows)
+    return logits[torch.argsort(torch.cat(where))]

@@ -1,0 +1,78 @@
+"""Order heads and FFN neurons once by importance, so that every member of a front is a prefix."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from metas_peft.backbones import Layout
+from metas_peft.core.records import BackboneShape
+from metas_peft.tuning.data import Collator, EncodedTexts
+
+
+def importances(
+    model: Any,
+    shape: BackboneShape,
+    data: EncodedTexts,
+    collator: Collator,
+    *,
+    batches: int,
+    batch_size: int,
+    seed: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean |d cross-entropy / d gate| of a gate fixed at 1 on every KV group and every FFN neuron.
+
+    First-order Taylor importance (Michel et al. 2019, equation 2; Molchanov et al. 2017).
+
+    Args:
+        model: `transformers` model with trained adapters.
+        shape: Its shape.
+        data: Training texts.
+        collator: Makes batches.
+        batches: Number of batches.
+        batch_size: Sequences per batch.
+        seed: Seed of the choice of texts.
+
+    Returns:
+        Importance of KV groups (L, G) and of neurons (L, ffn_size).
+    """
+    layout = Layout(model)
+    device = next(model.parameters()).device
+    heads = [torch.ones(shape.n_kv_heads, requires_grad=True, device=device) for _ in layout.layers]
+    neurons = [torch.ones(shape.ffn_size, requires_grad=True, device=device) for _ in layout.layers]
+    handles = []
+    for i, layer in enumerate(layout.layers):
+        for site, gate in (("o", heads[i]), ("down", neurons[i])):
+
+            def multiply(module: Any, args: Any, gate: torch.Tensor = gate) -> Any:
+                return (args[0] * gate.repeat_interleave(args[0].shape[-1] // len(gate)), *args[1:])
+
+            handles.append(layout.projection(layer, site).register_forward_pre_hook(multiply))
+    frozen = [p for p in model.parameters() if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    sums = [torch.zeros(shape.n_layers, shape.n_kv_heads), torch.zeros(shape.n_layers, shape.ffn_size)]
+    chosen = np.random.default_rng(seed).permutation(len(data))[: batches * batch_size]
+    chosen = sorted(chosen.tolist(), key=lambda i: len(data.ids[i]))
+    model.eval()
+    try:
+        for start in range(0, len(chosen), batch_size):
+            batch = collator([data[i] for i in chosen[start : start + batch_size]])
+            batch = {k: v.to(device) for k, v in batch.items()}
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            gradients = torch.autograd.grad(F.cross_entropy(logits.float(), batch["labels"]), heads + neurons)
+            sums[0] += torch.stack(gradients[: shape.n_layers]).abs().cpu()
+            sums[1] += torch.stack(gradients[shape.n_layers :]).abs().cpu()
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+    passes = -(-len(chosen) // batch_size)
+    return sums[0] / passes, sums[1] / passes
+
+
+def descending(importance: torch.Tensor) -> torch.Tensor:
+    """Order of each row from most to least important, ties by index, shape as given."""
+    return torch.argsort(importance, dim=-1, descending=True, stable=True)
