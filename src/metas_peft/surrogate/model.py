@@ -158,9 +158,7 @@ class MetaTrained:
             f"devices ({listing}).{admission}"
         )
 
-    def fit(
-        self, kind: str, records: Sequence[ProfileRecord], spec: DeviceSpec | None = None
-    ) -> Surrogate:
+    def fit(self, kind: str, records: Sequence[ProfileRecord], spec: DeviceSpec | None = None) -> Surrogate:
         """Fit to one device from a handful of its records.
 
         Args:
@@ -312,9 +310,7 @@ def train(
     def kinds_without(device: str) -> list[PredictorKind]:
         return [unseen[device], RooflineKind.learn(table.without(device), specs)]
 
-    errors = {
-        scope: assess(table, kinds_without, specs, scope=scope, draws=draws, seed=seed) for scope in SCOPES
-    }
+    errors = {scope: assess(table, kinds_without, specs, scope=scope, draws=draws, seed=seed) for scope in SCOPES}
     if progress is not None:
         progress(1.0)
     kinds: dict[str, PredictorKind] = {"reference": reference, "roofline": RooflineKind.learn(table, specs)}

@@ -163,5 +163,3 @@ def adapt(
 def predict(weights: Weights, device: Adapted, features: torch.Tensor) -> torch.Tensor:
     """Log costs of an adapted device, shape (E, n, 3)."""
     return device.level + device.log_scale.exp() * forward(weights, features, device.tag)
-
-

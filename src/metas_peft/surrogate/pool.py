@@ -15,7 +15,9 @@ import numpy as np
 
 from metas_peft.core.errors import MeasurementError
 from metas_peft.core.records import AdapterSite, BackboneShape, LayerPlan, ProfileRecord, Subnet, Workload
+from metas_peft.costs import Counts
 from metas_peft.devices.base import Device, Purpose, Specimen
+from metas_peft.devices.simulated import SimulatedDevice
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ def simulate_pool(
         progress: Called with the finished part in [0, 1].
 
     Returns:
-        Records of all devices. A setting that a device cannot run (it does not fit its memory) is missing there.
+        Records of all devices. What a device has no memory for is missing there.
 
     Raises:
         ValueError: Too many records asked for, too few for one setting per device, or no device or shape given.
@@ -74,8 +76,8 @@ def simulate_pool(
     found: list[ProfileRecord] = []
     for number in range(settings):
         setting = draw_setting(shapes[number % len(shapes)], rng)
-        specimens = [Specimen(subnet, setting.shape) for subnet in setting.subnets]
         for device in devices:
+            specimens = _fitting(device, setting)
             # By name, so that a device's noise does not depend on who else is in the pool.
             noise = zlib.crc32(f"{seed}/{number}/{device.spec.device_id}".encode())
             try:
@@ -91,6 +93,19 @@ def simulate_pool(
         if progress is not None:
             progress((number + 1) / settings)
     return found
+
+
+def _fitting(device: Device, setting: Setting) -> list[Specimen]:
+    """The sub-networks that a simulator has memory for; a real device refuses the others by itself.
+
+    Nobody deploys what swaps, and the tenfold slowness of it would teach cliffs to every predictor.
+    """
+    specimens = [Specimen(subnet, setting.shape) for subnet in setting.subnets]
+    if not isinstance(device, SimulatedDevice):
+        return specimens
+    counts = Counts.stack(setting.subnets, setting.shape)
+    is_swapping = device.simulate(setting.shape, counts, setting.workload).is_swapping
+    return [specimen for specimen, swaps in zip(specimens, is_swapping, strict=True) if not swaps]
 
 
 def draw_setting(shape: BackboneShape, rng: np.random.Generator, subnets: int = SUBNETS_PER_SETTING) -> Setting:

@@ -245,9 +245,15 @@ class _Sampler:
         self.levels = levels
         self.shape = (self.log_costs - levels[torch.from_numpy(table.device)]).to(torch.float32)
         self.log_costs = self.log_costs.to(torch.float32)
-        self.partner = {d: self._partners(table, d) for d in self.rows}
+        self.partner = np.zeros((len(table.devices), len(table)), dtype=int)
+        self.row_counts = np.zeros(len(table.devices), dtype=int)
+        self.padded_rows = np.zeros((len(table.devices), max(map(len, self.rows.values()))), dtype=int)
+        for d, rows in self.rows.items():
+            self.partner[d] = self._partners(d)
+            self.row_counts[d] = len(rows)
+            self.padded_rows[d, : len(rows)] = rows
 
-    def _partners(self, table: Table, device: int) -> np.ndarray:
+    def _partners(self, device: int) -> np.ndarray:
         """Per row of the table, the row of `device` that is nearest in features (the same pass in a crossed pool)."""
         own = self.features[self.rows[device]]
         nearest = [torch.cdist(part, own).argmin(1) for part in self.features.split(512)]
@@ -256,11 +262,11 @@ class _Sampler:
     def mixup_loss(self, weights: Weights) -> torch.Tensor:
         """Error on blended rows of the devices that each network may see, shape (E,)."""
         size = (len(self.allowed), self.training.mixup_rows)
-        first, second = np.empty(size, dtype=int), np.empty(size, dtype=int)
-        for e, devices in enumerate(self.allowed):
-            pair = self.rng.choice(devices, size=(2, size[1]))
-            first[e] = [self.rng.choice(self.rows[d]) for d in pair[0]]
-            second[e] = [self.partner[d][row] for d, row in zip(pair[1], first[e], strict=True)]
+        pairs = np.stack([self.rng.choice(devices, size=(2, size[1])) for devices in self.allowed], axis=1)
+        # Devices first, then rows, so that a device with few records counts as much as the others.
+        place = (self.rng.random(size) * self.row_counts[pairs[0]]).astype(int)
+        first = self.padded_rows[pairs[0], place]
+        second = self.partner[pairs[1], first]
         if self.training.mixup > 0:
             portion = self.rng.beta(self.training.mixup, self.training.mixup, size=(*size, 1))
         else:
