@@ -9,7 +9,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 # Public name -> where it lives.
-_WHERE: dict[str, tuple[str, str]] = {}
+_WHERE: dict[str, tuple[str, str]] = {
+    "load": ("metas_peft.backbones.store", "load"),
+}
 
 __all__ = ["__version__", *_WHERE]
 
