@@ -13,11 +13,11 @@ import typer
 
 from metas_peft import __version__
 from metas_peft.cli import devices, report, run
+from metas_peft.cli.output import say
 from metas_peft.core.errors import MetasPeftError, UsageError
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="metas",
@@ -59,9 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = [a for a in given if a != "--debug"]
     try:
         app(args=given, prog_name="metas")
-    except KeyboardInterrupt:
-        _say("Interrupted. The same command goes on where it stopped.")
-        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output (`| head`) has seen enough.
         sys.stdout = None
@@ -69,14 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MetasPeftError as error:
         if debug:
             raise
-        _say(str(error))
+        say(str(error))
         sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILURE)
     except Exception as error:
         if debug:
             raise
-        _say(f"{type(error).__name__}: {error}. This should not happen; the same command with --debug shows where.")
+        say(f"{type(error).__name__}: {error}. This should not happen; the same command with --debug shows where.")
         sys.exit(EXIT_FAILURE)
-
-
-def _say(sentence: str) -> None:
-    print(f"metas: {sentence}", file=sys.stderr)

@@ -19,6 +19,11 @@ JsonOption = Annotated[
 ]
 
 
+def say(sentence: str) -> None:
+    """One sentence to standard error."""
+    print(f"metas: {sentence}", file=sys.stderr)
+
+
 def give(result: Any, json_target: str | None) -> bool:
     """Write a result as JSON where that was asked for.
 

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from metas_peft.cli.output import JsonOption, give, log_to_file, log_to_stderr
+from metas_peft.cli.output import JsonOption, give, log_to_file, log_to_stderr, say
 
 if TYPE_CHECKING:
     from metas_peft.conf import RunConfig
+
+EXIT_INTERRUPTED = 130
 
 
 def run(
@@ -46,7 +48,11 @@ def run(
     from metas_peft.conf.compose import Flags, launch
 
     flags = Flags(multirun, cfg, resolve, package, info, config_dir)
-    folders = launch(run, overrides or [], flags, _job)
+    try:
+        folders = launch(run, overrides or [], flags, _job)
+    except KeyboardInterrupt:
+        say("Interrupted. The same command goes on where it stopped.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     if flags.only_shows:
         return
     from metas_peft.cli.results import show_results

@@ -138,7 +138,9 @@ def launch(run: str, overrides: Sequence[str], flags: Flags, job: Callable[[RunC
         return outcome
 
     _register(file)
-    arguments = ["metas run", *flags.arguments(), *(o.text for o in translated)]
+    # What is shown has every key, so that `auto` would read it differently from the file that it came from.
+    settled = [f"++front={config.front}"] if flags.only_shows else []
+    arguments = ["metas run", *flags.arguments(), *(o.text for o in translated), *settled]
     with _speaking_for_hydra(), _hydra_environment(arguments):
         hydra.main(version_base="1.3", config_path=None, config_name=_NODE)(task)()
     if failures:

@@ -72,14 +72,14 @@ def _translate(written: str, parser: Any) -> Iterator[Override]:
     if parsed.is_delete():
         yield Override(f"~{key.path}", f"~{key.path}", None, written)
         return
+    if key.is_section:
+        yield from _section(key.path, parsed.value(), written)
+        return
     if parsed.is_sweep_override():
         options = _options(parsed, where)
         for option in options:
             values.check(key, parser.parse_override(f"x={option}").value(), where)
         yield Override(f"++{key.path}={parsed.get_value_string()}", f"++{key.path}={options[0]}", key.path, written)
-        return
-    if key.is_section:
-        yield from _section(key.path, parsed.value(), written)
         return
     values.check(key, parsed.value(), where)
     text = f"++{key.path}={parsed.get_value_string()}"
@@ -117,8 +117,9 @@ def as_text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
+        from hydra.core.override_parser.types import Quote, QuotedString
+
+        return QuotedString(value, Quote.double).with_quotes()
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{n}:{as_text(v)}" for n, v in value.items()) + "}"
     if isinstance(value, Sequence):

@@ -238,7 +238,7 @@ class SearchRange:
 class SearchConfig:
     """A search over keys; a single run does not use it."""
 
-    n_trials: int = key(20, "Trials.", at_least=1)
+    n_trials: int = key(20, "Number of trials.", at_least=1)
     direction: Literal["maximize", "minimize"] = key(
         "maximize", "Whether more of `evaluation.primary_metric` is better."
     )

@@ -193,7 +193,7 @@ def seen(value: Any) -> str:
         return f"the number {value!r}"
     if isinstance(value, Mapping):
         return "a mapping"
-    return f"the list {list(value)!r}" if isinstance(value, Sequence) else repr(value)
+    return f"the list {list(value)!r}" if isinstance(value, Sequence) else "several values"
 
 
 def _at(where: Where, path: Path) -> str:

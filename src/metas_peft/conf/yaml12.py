@@ -102,8 +102,8 @@ def read(path: Path, name: str | None = None) -> Document:
 
 def parse(text: str, name: str) -> Document:
     """As `read`, from text."""
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             raise RunFileError(f"{name} is empty; a run file needs at least one key, such as `run_id: mine`.")
@@ -126,8 +126,6 @@ def parse(text: str, name: str) -> Document:
             f"{name}, {_spot(mark) if mark else 'somewhere'}: not valid YAML:{context} {error.problem}. "
             "Check the indentation, the colons and the quotes there."
         ) from error
-    finally:
-        loader.dispose()
 
 
 def _spot(mark: Any) -> str:
