@@ -132,7 +132,7 @@ def _runtime(name: str, section: Section) -> Runtime:
         raise section.wrong("style", f"a known style; {nearest(style, STYLE_KERNELS)}")
     status = section.text("status")
     if status not in list(Status):
-        raise section.wrong("status", f"a known status; {nearest(status, Status)}")
+        raise section.wrong("status", f"a known status; {nearest(status, [s.value for s in Status])}")
     stored = section.optional("stored_bits")
     runtime = Runtime(
         name=name,

@@ -114,14 +114,16 @@ def time_flight(runs: Sequence[Run], anchor: int, rules: TimingRules, clock: Clo
     n = len(runs)
     passes = [_warm_up(run, rules, clock) for run in runs]
     wall, cpu = np.empty((0, n)), np.empty((0, n))
-    active = list(range(n))
+    active: list[int] = list(range(n))
     limit_s = clock.wall_s() + rules.seconds_per_subject * n
     while True:
         row_wall, row_cpu = np.full(n, np.nan), np.full(n, np.nan)
-        for index in (active[k] for k in rng.permutation(len(active))):
+        order: list[int] = rng.permutation(active).tolist()
+        for index in order:
             row_wall[index], row_cpu[index] = _trial(runs[index], passes[index], clock)
         wall, cpu = np.vstack([wall, row_wall]), np.vstack([cpu, row_cpu])
-        known = [_known_to(_samples(wall, cpu, anchor, i)) for i in range(n)]
+        is_valid = _validity(wall, cpu, anchor)
+        known = [_known_to(_samples(wall, is_valid, anchor, i)) for i in range(n)]
         if len(wall) >= rules.min_rounds:
             active = [i for i in range(n) if i == anchor or known[i] > rules.tolerance]
             # The anchor's own drift is what the ratios cancel; it need not settle, unless it is all there is.
@@ -129,7 +131,6 @@ def time_flight(runs: Sequence[Run], anchor: int, rules: TimingRules, clock: Clo
                 break
         if len(wall) >= FEWEST_TRIALS and clock.wall_s() >= limit_s:
             break
-    is_valid = _validity(wall, cpu, anchor)
     anchor_valid = is_valid[:, anchor]
     timings = tuple(_summary(wall, cpu, is_valid, anchor, i, passes[i], known[i], rules) for i in range(n))
     return Flight(timings, float(np.median(wall[anchor_valid, anchor])), float(np.median(cpu[anchor_valid, anchor])))
@@ -174,10 +175,10 @@ def _validity(wall: Array, cpu: Array, anchor: int) -> Array:
     return is_valid
 
 
-def _samples(wall: Array, cpu: Array, anchor: int, index: int) -> Array:
+def _samples(wall: Array, is_valid: Array, anchor: int, index: int) -> Array:
     """Valid ratios of a subject; of the anchor its times, since its ratios are all one."""
-    is_valid = _validity(wall, cpu, anchor)[:, index]
-    return wall[is_valid, index] if index == anchor else wall[is_valid, index] / wall[is_valid, anchor]
+    rows = is_valid[:, index]
+    return wall[rows, index] if index == anchor else wall[rows, index] / wall[rows, anchor]
 
 
 def _known_to(samples: Array) -> float:
@@ -215,5 +216,5 @@ def _summary(
         n_trials=n_trials,
         n_invalid=made - n_trials,
         passes_per_trial=passes,
-        is_cut_short=known_to > rules.tolerance and index != anchor,
+        is_cut_short=known_to > rules.tolerance and (index != anchor or wall.shape[1] == 1),
     )

@@ -76,7 +76,8 @@ class Section:
 
     def wrong(self, key: str, expected: str) -> DeviceFileError:
         """The error for a value that is not what it should be."""
-        return DeviceFileError(f"{self._file}: {self._dotted(key)} is {self._data.get(key)!r}; expected {expected}.")
+        found = self._data.get(key)
+        return DeviceFileError(f"{self._file}: {self._dotted(key)} is {found!r}; expected {expected.rstrip('.')}.")
 
     def text(self, key: str, default: str | None = None) -> str:
         """A non-empty string."""
@@ -119,7 +120,7 @@ class Section:
         try:
             mark = Mark(value[1])
         except ValueError:
-            raise self.wrong(key, f"a known mark: {nearest(str(value[1]), Mark)}") from None
+            raise self.wrong(key, f"a known mark; {nearest(str(value[1]), [m.value for m in Mark])}") from None
         self.marks[self._dotted(key)] = mark
         if len(value) == 3:
             self.remarks[self._dotted(key)] = str(value[2])
@@ -182,7 +183,7 @@ class Section:
 
     def _ranged(self, key: str, value: Any, low: float, high: float) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self.wrong(key, "a finite number")
+            raise self.wrong(key, "a finite number (large ones as 1.0e+9: YAML takes 1e9 for a text)")
         if not low <= value <= high:
             raise self.wrong(key, f"a number from {low:g} to {high:g}" if high < math.inf else f"at least {low:g}")
         return float(value)
