@@ -215,6 +215,15 @@ def test_energy_without_a_meter_is_modelled_from_utilisation(minilm):
     assert record.meter.startswith("utilisation model")
 
 
+def test_modelled_peak_is_that_of_one_busy_processor_when_others_take_time(minilm):
+    machine = Machine()
+    (record,) = device(machine).measure(
+        [machine.model(minilm(12, 12), 20.0, processors=0.5)], Workload(), purpose=Purpose.POOL
+    )
+    assert record.mean_power_w == pytest.approx(3.0)
+    assert record.cost.peak_power_w == pytest.approx(4.0)
+
+
 def test_modelled_power_stays_within_its_range(minilm):
     machine = Machine()
     (record,) = device(machine).measure(

@@ -82,10 +82,14 @@ class UtilisationModel(PowerSource):
         """Nothing to prepare."""
 
     def figures(self, run: Callable[[], object], pass_time: PassTime) -> PowerFigures:
-        """Mean from processor time by wall time, peak from the busiest trial; the pass is not run again."""
+        """Mean from processor time by wall time, peak from the busiest trial; the pass is not run again.
+
+        While a pass runs at all it keeps one processor busy: other programs lower the share that a whole trial gets,
+        not the power of the moment. So the peak is at least that of one busy processor.
+        """
         host = self._host
         mean_w = self._power_w(pass_time.cpu_ms / pass_time.latency_ms)
-        peak_w = max(mean_w, self._power_w(pass_time.peak_processors))
+        peak_w = max(mean_w, self._power_w(max(1.0, pass_time.peak_processors)))
         seconds = pass_time.latency_ms * S_PER_MS
         return PowerFigures(
             energy_j=mean_w * seconds,
