@@ -13,7 +13,7 @@ PYTHON ?=
 # One thread each for the libraries that would otherwise fight over two cores.
 ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt \
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help

@@ -167,18 +167,23 @@ def expected(kind: Any) -> str:
     """A type in words."""
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
     parts: list[str] = []
-    for option in alternatives(kind):
+    for option in _broad(alternatives(kind)):
         if literals_of(option):
             names = literals_of(option)
             parts.append(("one of " if len(names) > 1 else "") + ", ".join(repr(n) for n in names))
         elif typing.get_origin(option) is tuple:
-            inner = alternatives(typing.get_args(option)[0])
+            inner = _broad(alternatives(typing.get_args(option)[0]))
             plural = {bool: "booleans", int: "whole numbers", float: "numbers", str: "texts"}
             named = [", ".join(repr(n) for n in literals_of(i)) if literals_of(i) else plural[i] for i in inner]
             parts.append("a list of " + " or ".join(named))
         else:
             parts.append(words[option])
     return " or ".join(parts)
+
+
+def _broad(kinds: tuple[Any, ...]) -> list[Any]:
+    """Without whole numbers where any number will do."""
+    return [kind for kind in kinds if kind is not int or float not in kinds]
 
 
 def seen(value: Any) -> str:

@@ -51,7 +51,7 @@ class Registry(Generic[T]):
     def aliases(self, name: str) -> list[str]:
         """Other spellings under which an entry is found, in the form in which names are compared."""
         own = self.resolve(name)
-        return [spelling for spelling, entry in self._aliases.items() if entry == own and spelling != canonical(own)]
+        return sorted(s for s, entry in self._aliases.items() if entry == own and s != canonical(own))
 
     def __getitem__(self, name: str) -> T:
         return self._entries[self.resolve(name)]
