@@ -66,9 +66,7 @@ class FakeDevice(Device):
         for specimen, paper in zip(specimens, stacked_papers(specimens, workload), strict=True):
             truth = self.truth(specimen.shape, Counts.of(specimen.subnet, specimen.shape), workload)
             cost = truth.map(lambda v: float(v * np.exp(self.physique.noise * rng.normal())))
-            records.append(
-                make_record(self.spec, specimen, workload, paper, cost, Cost.uniform(Origin.SIMULATED))
-            )
+            records.append(make_record(self.spec, specimen, workload, paper, cost, Cost.uniform(Origin.SIMULATED)))
         return records
 
 

@@ -5,10 +5,11 @@ from metas_peft.surrogate.calibrate import ScaleShift, fit_scale_shift
 from metas_peft.surrogate.design import design
 from metas_peft.surrogate.model import CalibrationPoint, MetaTrained, Surrogate, train
 from metas_peft.surrogate.physics import project
-from metas_peft.surrogate.pool import simulate_pool
+from metas_peft.surrogate.pool import MOST_RECORDS, simulate_pool
 from metas_peft.surrogate.reference import MetaTraining
 
 __all__ = [
+    "MOST_RECORDS",
     "CalibrationPoint",
     "Errors",
     "MetaTrained",

@@ -17,7 +17,7 @@ from metas_peft.surrogate.physics import project
 from metas_peft.surrogate.rivals import pool_fits, rival
 from metas_peft.surrogate.roofline import RooflineKind
 
-Scope = Literal["setting", "device"]
+Scope = Literal["setting", "device", "zero_shot"]
 RIVALS = ("constant", "log_affine")
 # metric name -> mape, median_ape, p90_ape, n_eval
 Errors = dict[str, dict[str, float]]
@@ -48,7 +48,7 @@ def summarise(errors: np.ndarray) -> Errors:
 
 
 def draw_samples(
-    table: Table, scope: Scope, samples: int, draws: int, rng: np.random.Generator
+    table: Table, scope: Literal["setting", "device"], samples: int, draws: int, rng: np.random.Generator
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Random calibration rows and the rows that they are tested on.
 
@@ -88,7 +88,7 @@ def assess(
     kinds: Callable[[str], Sequence[PredictorKind]],
     specs: Mapping[str, DeviceSpec],
     *,
-    scope: Scope,
+    scope: Literal["setting", "device"],
     samples: int = 5,
     draws: int = 20,
     seed: int,
@@ -123,6 +123,27 @@ def assess(
                 for method, predictor in predictors.items():
                     errors[method].append(percent_errors(predictor(columns).numpy(), own.costs[tested]))
         found[name] = {method: summarise(np.concatenate(e)) for method, e in errors.items() if e}
+    return found
+
+
+def assess_zero_shot(
+    table: Table, kinds: Callable[[str], Sequence[PredictorKind]], specs: Mapping[str, DeviceSpec]
+) -> dict[str, dict[str, Errors]]:
+    """Leave-one-device-out errors without any sample; arguments and result as for `assess`."""
+    found: dict[str, dict[str, Errors]] = {}
+    for device in table.present():
+        name = table.devices[device]
+        own, spec = table.take(table.device == device), specs.get(name)
+        cap = None if spec is None else spec.power_cap_w
+        with torch.no_grad():
+            found[name] = {
+                kind.name: summarise(
+                    percent_errors(
+                        project(kind.zero_shot(spec)(torch.from_numpy(own.features)), cap).numpy(), own.costs
+                    )
+                )
+                for kind in kinds(name)
+            }
     return found
 
 

@@ -6,7 +6,7 @@ turns a handful of records, or `zero_shot` a spec sheet alone, into a predictor 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 
@@ -20,7 +20,7 @@ Predictor = Callable[[torch.Tensor], torch.Tensor]
 class PredictorKind(Protocol):
     """What was learnt on a pool, ready to be fitted to a new device."""
 
-    name: str
+    name: ClassVar[str]
 
     def fit(self, table: Table, spec: DeviceSpec | None) -> Predictor:
         """A predictor for the device that the rows of the table were measured on."""

@@ -15,6 +15,7 @@ import torch
 from metas_peft.core.errors import CalibrationError, CheckpointError, InvalidRecordError, UnknownNameError, nearest
 from metas_peft.core.protocols import CostModel
 from metas_peft.core.records import (
+    METRICS,
     PAPER_COSTS,
     BackboneShape,
     Cost,
@@ -25,9 +26,9 @@ from metas_peft.core.records import (
 )
 from metas_peft.costs import paper_cost
 from metas_peft.surrogate import checkpoint
-from metas_peft.surrogate.assess import Errors, Scope, assess, mean_error
+from metas_peft.surrogate.assess import Errors, Scope, assess, assess_zero_shot, mean_error
 from metas_peft.surrogate.calibrate import ScaleShift, check_measured, fit_scale_shift
-from metas_peft.surrogate.features import Table, cost_array, describe, usable
+from metas_peft.surrogate.features import Table, describe, usable
 from metas_peft.surrogate.kinds import Predictor, PredictorKind
 from metas_peft.surrogate.physics import project
 from metas_peft.surrogate.reference import MetaTraining, ReferenceKind, meta_train
@@ -38,7 +39,6 @@ logger = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 # Every kind of predictor that a checkpoint may hold; a new kind is one line here and one in `train`.
 KINDS: dict[str, type[PredictorKind]] = {"reference": ReferenceKind, "roofline": RooflineKind}
-SCOPES: tuple[Scope, ...] = ("setting", "device")
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class MetaTrained:
         n_records: Records learnt from.
         errors: Leave-one-device-out errors in percent: scope -> device -> method -> metric -> mape, median_ape,
             p90_ape, n_eval. Scope `setting`: calibrated and tested within one backbone and workload, as a run does;
-            `device`: over everything that was run on the device.
+            `device`: over everything that was run on the device; `zero_shot`: the same, from the spec sheet alone.
         seed: Of the training.
     """
 
@@ -175,9 +175,9 @@ class MetaTrained:
         valid = usable(records)
         if len(valid) < len(records):
             logger.warning("%d of %d calibration records are invalid.", len(records) - len(valid), len(records))
-        check_measured(cost_array(valid))
         table = Table.of(valid, CalibrationError)
-        if len(table.devices) > 1:
+        check_measured(table.costs)
+        if len(table.devices) != 1:
             raise CalibrationError(
                 f"Calibration records of {len(table.devices)} devices ({', '.join(table.devices)}) given; "
                 "a surrogate is fitted to one. Give the records of the target alone."
@@ -296,6 +296,11 @@ def train(
             f"The pool holds {int((table.device == table.devices.index(target)).sum())} records of {target}, which is "
             "the unseen target. Leave its records out of the pool."
         )
+    for metric, count in zip(METRICS, np.isfinite(table.costs).sum(0), strict=True):
+        if count == 0:
+            raise InvalidRecordError(
+                f"No record of the pool has {metric}; each metric must be measured somewhere. Add records that have it."
+            )
     names = [table.devices[d] for d in table.present()]
     *held_out, reference = meta_train(
         table,
@@ -310,7 +315,11 @@ def train(
     def kinds_without(device: str) -> list[PredictorKind]:
         return [unseen[device], RooflineKind.learn(table.without(device), specs)]
 
-    errors = {scope: assess(table, kinds_without, specs, scope=scope, draws=draws, seed=seed) for scope in SCOPES}
+    errors: dict[Scope, dict[str, dict[str, Errors]]] = {
+        "zero_shot": assess_zero_shot(table, kinds_without, specs),
+        "setting": assess(table, kinds_without, specs, scope="setting", draws=draws, seed=seed),
+        "device": assess(table, kinds_without, specs, scope="device", draws=draws, seed=seed),
+    }
     if progress is not None:
         progress(1.0)
     kinds: dict[str, PredictorKind] = {"reference": reference, "roofline": RooflineKind.learn(table, specs)}

@@ -35,7 +35,7 @@ def fit_nonnegative(
     total = parts.sum()
     parts = parts / total * alive.sum() if total > 0 else np.ones(alive.sum())
     pull = np.sqrt(ridge) * np.eye(alive.sum()) / alive.sum()
-    weight = np.ones(len(target))
+    weight, solution = np.ones(len(target)), parts
     for _ in range(ITERATIONS):
         rows = np.concatenate([unit * level / target[:, None] * weight[:, None], pull])
         solution, _ = nnls(rows, np.concatenate([weight, pull @ parts]))

@@ -10,7 +10,7 @@ pass.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -50,11 +50,11 @@ class MetaTraining:
         meta: Whether episodes count at all; without, only the blended rows do.
     """
 
-    steps: int = 1200
-    learning_rate: float = 3e-3
+    steps: int = 800
+    learning_rate: float = 5e-3
     support: int = 5
     query: int = 48
-    inner_steps: int = 3
+    inner_steps: int = 12
     mixup_rows: int = 96
     mixup: float = 0.4
     setting_share: float = 0.5
@@ -78,21 +78,22 @@ class ReferenceKind:
     level: torch.Tensor
     standardiser: Standardiser
     inner_steps: int
-    name: str = "reference"
+    name: ClassVar[str] = "reference"
 
     def fit(self, table: Table, spec: DeviceSpec | None) -> "ReferenceFit":
         """Adapt to a handful of records of one device."""
         costs = torch.from_numpy(table.costs)
         known = costs.isfinite().to(torch.float64)
-        device = adapt(
-            self.weights,
-            self.start,
-            self.standardiser(torch.from_numpy(table.features))[None],
-            costs.nan_to_num(1.0).log()[None],
-            known[None],
-            self.inner_steps,
-            create_graph=False,
-        )
+        with torch.enable_grad():
+            device = adapt(
+                self.weights,
+                self.start,
+                self.standardiser(torch.from_numpy(table.features))[None],
+                costs.nan_to_num(1.0).log()[None],
+                known[None],
+                self.inner_steps,
+                create_graph=False,
+            )
         detached = Adapted(device.tag.detach(), device.log_scale.detach(), device.level.detach())
         return ReferenceFit(self.weights, self.standardiser, detached)
 
@@ -192,6 +193,7 @@ def meta_train(
         value.requires_grad_()
     optimiser = torch.optim.Adam(weights.values(), lr=training.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, training.steps)
+    loss = torch.zeros(len(members))
     for step in range(training.steps):
         loss = sampler.mixup_loss(weights)
         if training.meta:

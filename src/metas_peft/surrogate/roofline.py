@@ -9,7 +9,7 @@ what five collinear points cannot.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -175,7 +175,7 @@ class RooflineKind:
     typical: PoolTypical
     slope_within: SlopePrior
     slope_across: SlopePrior
-    name: str = "roofline"
+    name: ClassVar[str] = "roofline"
 
     @classmethod
     def learn(cls, table: Table, specs: Mapping[str, DeviceSpec]) -> "RooflineKind":
