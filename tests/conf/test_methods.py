@@ -45,6 +45,12 @@ def test_ablations_change_keys_that_exist_to_values_that_fit():
         assert all(locate(path.split(".")).path == path for path in ablation.changes)
 
 
+def test_every_method_has_one_that_does_the_work():
+    from metas_peft.tuning.methods import METHODS as WORKING
+
+    assert {METHODS[name].runs_as for name in METHODS} == set(WORKING)
+
+
 def test_typo_in_an_alias_names_the_method():
     with pytest.raises(UnknownNameError, match="did you mean 'EChorda'"):
         METHODS["comparativ-1"]

@@ -15,8 +15,13 @@ def idle(config):
     ("overrides", "named"),
     [
         (["front=nested", "model.gating.gate_learning_rate=0.1"], "model.gating.gate_learning_rate; with front=nested"),
-        (["front=gates", "training.path_steps=9"], "training.path_steps; they belong to front=nested"),
-        (["method=static-lora", "front=gates"], "front; this method has no gates"),
+        (["method=static-lora", "front=gates", "evaluation.baselines=[drop-top]"], "front; no method here has gates"),
+        (["method=static-lora", "training.path_steps=9", "evaluation.baselines=[]"], "training.path_steps; no method"),
+        (["method=EChorda", "objective_weights.nu_power=2"], "objective_weights.nu_power; EChorda looks at energy"),
+        (
+            ["method=DiGASE", "objective_weights={nu_power: 2}", "evaluation.baselines=[]"],
+            "objective_weights; no method",
+        ),
         (["method=baseline", "model.peft.r=4"], "model.peft; this method trains all weights"),
         (["training.warmup_steps=5", "training.warmup_ratio=0.1"], "training.warmup_ratio; training.warmup_steps"),
         (
@@ -30,6 +35,18 @@ def idle(config):
 )
 def test_key_without_effect_is_named_with_the_reason(overrides, named):
     assert any(named in sentence for sentence in idle(load("demo", overrides)))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["front=gates", "training.path_steps=9", "model.gating.granularity=[head]"],
+        ["method=EChorda", "objective_weights.nu_power=0"],
+        ["method=static-lora", "evaluation.baselines=[EChorda]", "hardware_profiling.real_measurements_required=50"],
+    ],
+)
+def test_key_with_effect_is_not_named(overrides):
+    assert idle(load("demo", overrides)) == []
 
 
 def test_keys_that_nobody_set_are_not_complained_about():

@@ -95,6 +95,7 @@ def test_value_is_taken_in_the_type_of_the_schema(path, value, expected):
         ("evaluation.operating_points", [0.1 * i for i in range(1, 10)], "one to eight"),
         ("evaluation.operating_points", [1.2], "at most 1"),
         ("surrogate.meta_training_devices", [], "is empty"),
+        ("surrogate.calibration_samples", 1, "0 or at least 2"),
         ("budgets.relative", 1.5, "(above 0 and at most 1)"),
     ],
 )

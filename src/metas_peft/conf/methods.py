@@ -41,6 +41,7 @@ class Method:
         target_measurements: Measurements on the target before evaluation, unless a run file says otherwise.
         trains_all: Full fine-tuning instead of adapters.
         changes: For an ablation: what is set, by dotted path, to take one part out.
+        base: For an ablation: the method that is run with these changes.
     """
 
     name: str
@@ -51,6 +52,12 @@ class Method:
     target_measurements: int = 0
     trains_all: bool = False
     changes: Mapping[str, Any] = field(default_factory=dict)
+    base: str | None = None
+
+    @property
+    def runs_as(self) -> str:
+        """Name of the method that does the work."""
+        return self.base or self.name
 
 
 METHODS: Registry[Method] = Registry("method")
@@ -85,7 +92,16 @@ def _ablation(part: str, label: str, changes: Mapping[str, Any]) -> None:
     gates = tuple(changes.get("model.gating.granularity", _ALL))
     samples = changes.get("surrogate.calibration_samples", 5)
     _add(
-        Method(f"ablation-{part}", f"{OURS} {label}", Shape.GATED, gates, CostTerm.SURROGATE, samples, changes=changes)
+        Method(
+            f"ablation-{part}",
+            f"{OURS} {label}",
+            Shape.GATED,
+            gates,
+            CostTerm.SURROGATE,
+            samples,
+            changes=changes,
+            base=OURS,
+        )
     )
 
 

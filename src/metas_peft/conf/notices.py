@@ -1,10 +1,10 @@
 """What a run file asks for and will not get as written, in sentences for the log and the report."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from metas_peft.conf.keys import locate
-from metas_peft.conf.methods import METHODS, Method, Shape
+from metas_peft.conf.methods import METHODS, CostTerm, Method, Shape
 from metas_peft.conf.schema import DEFAULT_TARGET, BudgetsConfig, RunConfig
 from metas_peft.core.units import S_PER_MS
 from metas_peft.devices.local import LOCAL
@@ -106,11 +106,11 @@ def _method(config: RunConfig) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Idle:
-    """Keys (or whole sections) that change nothing while a condition holds."""
+    """Keys or sections that change nothing while a condition holds on the run and its methods, the main one first."""
 
     because: str
     keys: tuple[str, ...]
-    when: Callable[[RunConfig, Method], bool]
+    when: Callable[[RunConfig, Sequence[Method]], bool]
 
 
 _GATE_KEYS = (
@@ -119,17 +119,37 @@ _GATE_KEYS = (
     "model.gating.gate_learning_rate",
     "model.gating.granularity",
 )
-_PATH_KEYS = ("training.path_steps", "training.joint_steps")
 _IDLE = (
     _Idle("a single run does not search", ("optuna",), lambda c, m: True),
     _Idle(
         "with front=nested units are removed in order of importance, without hard-concrete gates",
         _GATE_KEYS,
-        lambda c, m: m.shape is Shape.GATED and c.front == "nested",
+        lambda c, m: c.front == "nested" and _some(m, Shape.GATED),
     ),
-    _Idle("they belong to front=nested", _PATH_KEYS, lambda c, m: m.shape is Shape.GATED and c.front == "gates"),
-    _Idle("this method has no gates", ("front", *_GATE_KEYS, *_PATH_KEYS), lambda c, m: m.shape is not Shape.GATED),
-    _Idle("this method trains all weights and has no adapters", ("model.peft",), lambda c, m: m.trains_all),
+    _Idle("no method here has gates", ("front", *_GATE_KEYS), lambda c, m: not _some(m, Shape.GATED)),
+    _Idle(
+        "no method here makes smaller models",
+        ("training.path_steps", "training.joint_steps", "evaluation.operating_points"),
+        lambda c, m: not _some(m, Shape.GATED, Shape.FIXED_LAYERS),
+    ),
+    _Idle("this method trains all weights and has no adapters", ("model.peft",), lambda c, m: m[0].trains_all),
+    *(
+        _Idle(
+            "EChorda looks at energy alone",
+            (f"objective_weights.{name}",),
+            lambda c, m, name=name: (
+                not _priced(m, CostTerm.SURROGATE)
+                and _priced(m, CostTerm.TARGET)
+                and getattr(c.objective_weights, name) > 0
+            ),
+        )
+        for name in ("mu_latency", "nu_power")
+    ),
+    _Idle(
+        "no method here weighs predicted costs",
+        ("objective_weights",),
+        lambda c, m: not _priced(m, CostTerm.SURROGATE, CostTerm.TARGET),
+    ),
     _Idle(
         "training.warmup_steps replaces it",
         ("training.warmup_ratio",),
@@ -138,12 +158,12 @@ _IDLE = (
     _Idle(
         "EChorda is neither the method nor a baseline here",
         ("hardware_profiling.real_measurements_required",),
-        lambda c, m: "EChorda" not in (m.name, *c.evaluation.baselines),
+        lambda c, m: not _priced(m, CostTerm.TARGET),
     ),
     _Idle(
         "they belong to the source's network, not to the roofline",
         ("surrogate.mixup", "surrogate.meta_learning"),
-        lambda c, m: c.surrogate.kind == "roofline",
+        lambda c, m: c.surrogate.kind == "roofline" or c.surrogate.calibration_method == "roofline",
     ),
     _Idle(
         "nothing is calibrated with surrogate.calibration_samples=0",
@@ -153,10 +173,18 @@ _IDLE = (
 )
 
 
+def _some(methods: Sequence[Method], *shapes: Shape) -> bool:
+    return any(method.shape in shapes for method in methods)
+
+
+def _priced(methods: Sequence[Method], *terms: CostTerm) -> bool:
+    return any(method.cost_term in terms for method in methods)
+
+
 def _idle(config: RunConfig) -> Iterator[str]:
-    method = METHODS[config.method]
+    methods = [METHODS[name] for name in (config.method, *config.evaluation.baselines)]
     for rule in _IDLE:
-        if not rule.when(config, method):
+        if not rule.when(config, methods):
             continue
         named = sorted(path for path in config.given if any(f"{path}.".startswith(f"{key}.") for key in rule.keys))
         sections = [key for key in rule.keys if locate(key.split(".")).is_section]

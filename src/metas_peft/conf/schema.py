@@ -129,11 +129,9 @@ class TrainingConfig:
     warmup_steps: int | None = key(None, "Optimiser steps of warm-up; replaces `warmup_ratio`.", at_least=0)
     seed: int = key(0, "Seed of every random choice.", at_least=0, at_most=2**32 - 1)
     path_steps: int = key(
-        200, "Steps during which the nested front is cut down, unit by unit (`front: nested`).", at_least=1
+        200, "Steps in which the nested front is cut down unit by unit, or hard-concrete gates are trained.", at_least=1
     )
-    joint_steps: int = key(
-        300, "Steps that train all members of the nested front together (`front: nested`).", at_least=0
-    )
+    joint_steps: int = key(300, "Steps that then train all members of the front together.", at_least=0)
     distillation: DistillationConfig = section(DistillationConfig, "Self-distillation.")
 
 
@@ -216,7 +214,7 @@ class EvaluationConfig:
         at_most=1,
     )
     seq_len: int | None = key(
-        None, "Tokens per sequence of the measured pass; default: the data's own length.", at_least=1
+        None, "Tokens per sequence of the measured pass; default: `dataset.max_length`.", at_least=1
     )
     batch_size: int = key(1, "Sequences in the measured pass.", at_least=1)
     baselines: tuple[str, ...] = key(

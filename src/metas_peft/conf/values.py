@@ -243,6 +243,8 @@ def _check_together(config: RunConfig, where: Where) -> None:
     points = config.evaluation.operating_points
     if not 1 <= len(set(points)) == len(points) <= 8:
         raise refuse("evaluation.operating_points", f"expects one to eight different fractions, not {list(points)!r}.")
+    if config.surrogate.calibration_samples == 1:
+        raise refuse("surrogate.calibration_samples", "expects 0 or at least 2: one point fits no scale and shift.")
     if not config.surrogate.meta_training_devices:
         raise refuse("surrogate.meta_training_devices", "is empty; name the devices to learn from, or a pool.")
     for name, span in config.optuna.search_space.items():
