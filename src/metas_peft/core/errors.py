@@ -72,6 +72,10 @@ class DatasetError(MetasPeftError, ValueError):
     """A data set that is missing, empty, or carries labels outside their range."""
 
 
+class DatasetUnavailableError(DatasetError):
+    """A data set that is neither on this machine nor reachable."""
+
+
 class BudgetInfeasibleError(MetasPeftError, ValueError):
     """Budgets that no member of the front can meet, or that contradict each other."""
 

@@ -1,0 +1,163 @@
+"""What a task is: examples with labels, a score, and a place in the registry.
+
+Texts stay texts here; the tokeniser belongs to the backbone, so one loaded task serves them all.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from metas_peft.core.errors import DatasetError
+from metas_peft.core.registry import Registry
+
+DataOrigin = Literal["real", "synthetic"]
+
+
+@dataclass(frozen=True)
+class TextExamples:
+    """Texts and their labels, in order.
+
+    Attributes:
+        texts: One text per example.
+        labels: Index of each example's label, same length.
+    """
+
+    texts: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.texts) != len(self.labels):
+            raise DatasetError(f"{len(self.texts)} texts came with {len(self.labels)} labels; each text needs one.")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, indices: Iterable[int]) -> "TextExamples":
+        """The examples at these positions, in this order."""
+        chosen = list(indices)
+        return TextExamples(tuple(self.texts[i] for i in chosen), tuple(self.labels[i] for i in chosen))
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The examples of a task, ready for a tokeniser.
+
+    Attributes:
+        name: Name for tables; it says so where generated data stand in for real ones.
+        train: Examples to train on; none of their texts is in `holdout`.
+        holdout: Slice of the training set that every choice is made on.
+        validation: Examples for evaluation only: never used to choose anything.
+        label_names: Name of each label index.
+        origin: `real`, or `synthetic` where the project generated the texts.
+        source: Where the texts come from, for tables.
+        quality_metric: Name of the headline metric.
+        chance_quality: Headline metric on `validation` of always answering the most frequent training label.
+    """
+
+    name: str
+    train: TextExamples
+    holdout: TextExamples
+    validation: TextExamples
+    label_names: tuple[str, ...]
+    origin: DataOrigin
+    source: str
+    quality_metric: str
+    chance_quality: float
+
+
+@dataclass(frozen=True)
+class DatasetRequest:
+    """Which examples are wanted, and from where.
+
+    Attributes:
+        path: Folder with one file per split, or a single file of which a tenth is held back for evaluation.
+            It goes before every other source.
+        source: `local` (only `path` or the folder METAS_DATA), `huggingface:OWNER/NAME` (which repository of the
+            hub to ask), `huggingface` (the usual ones), `builtin` (the generated corpus), or None for the usual
+            order: METAS_DATA, hub, generated corpus.
+        train_limit: At most so many training examples, `holdout` included; a seeded draw.
+        evaluation_limit: At most so many evaluation examples; the same ones for every seed.
+        seed: Seed of the draws from the training set.
+    """
+
+    path: Path | None = None
+    source: str | None = None
+    train_limit: int | None = None
+    evaluation_limit: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("train_limit", "evaluation_limit"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 2:
+                raise DatasetError(f"{name} is {limit}; at least 2 examples are needed. Leave it out to use all.")
+
+
+class Task(ABC):
+    """Something a model can be tuned for.
+
+    A task is asked twice: `load` once per run, before anything is trained, and `score` whenever predictions on
+    its examples are at hand. It holds no data itself.
+
+    Attributes:
+        name: Canonical name.
+    """
+
+    name: str
+
+    @abstractmethod
+    def load(self, request: DatasetRequest) -> TaskData:
+        """Read the examples.
+
+        Raises:
+            DatasetError: They are missing, empty, or not what they should be.
+        """
+
+    @abstractmethod
+    def score(self, predictions: Sequence[int], labels: Sequence[int]) -> dict[str, float]:
+        """Metrics of predicted label indices, headline first; the headline is in [0, 1], higher is better.
+
+        Args:
+            predictions: Predicted label per example, length N.
+            labels: True label per example, length N.
+
+        Raises:
+            DatasetError: There is nothing to score, or the lengths differ.
+        """
+
+
+TASKS: Registry[Task] = Registry("task")
+
+
+def register(task: Task, *aliases: str) -> Task:
+    """Make a task known by its name and other spellings."""
+    return TASKS.add(task.name, task, aliases)
+
+
+def load_task(
+    name: str,
+    *,
+    path: str | Path | None = None,
+    source: str | None = None,
+    train_limit: int | None = None,
+    evaluation_limit: int | None = None,
+    seed: int = 0,
+) -> TaskData:
+    """Load the examples of a task by name or alias.
+
+    Args:
+        name: Task name, such as `sst2`, `cola`, `builtin`.
+        path: Local folder or file, see `DatasetRequest`.
+        source: `local`, `huggingface:OWNER/NAME`, `builtin` or None, see `DatasetRequest`.
+        train_limit: At most so many training examples, `holdout` included.
+        evaluation_limit: At most so many evaluation examples.
+        seed: Seed of the draws from the training set.
+
+    Raises:
+        UnknownNameError: No task is called so.
+        DatasetError: The examples are missing, empty, or not what they should be.
+    """
+    request = DatasetRequest(None if path is None else Path(path), source, train_limit, evaluation_limit, seed)
+    return TASKS[name].load(request)

@@ -1,0 +1,121 @@
+"""Data sets from the model and data hub: the copy in its local cache first, then a download."""
+
+import logging
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from metas_peft.core.errors import DatasetUnavailableError
+from metas_peft.core.hub import hub_is_reachable
+from metas_peft.tasks.tables import Columns, find_splits, read_shards
+
+logger = logging.getLogger(__name__)
+
+# For the one question whether a repository answers, asked before a client that retries for minutes.
+ANSWER_TIMEOUT_S = 1.5
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A repository with labelled texts.
+
+    Attributes:
+        repo: `OWNER/NAME`.
+        config: Which of its configurations, where it has several.
+    """
+
+    repo: str
+    config: str | None = None
+
+
+@dataclass(frozen=True)
+class SplitColumns:
+    """Columns of a training and an evaluation split, and where they come from."""
+
+    train: Columns
+    evaluation: Columns
+    where: str
+
+
+def load_cached(source: HubSource, evaluation: Sequence[str]) -> SplitColumns | None:
+    """Splits from the hub's cache on this machine, without any connection.
+
+    Args:
+        source: Repository.
+        evaluation: Names of the evaluation split, best first.
+
+    Returns:
+        The columns, or None where the cache holds no copy of both splits.
+    """
+    from huggingface_hub import constants
+
+    # The cache's layout is public; asking the client for it would also compare versions over the network.
+    folder = Path(constants.HF_HUB_CACHE) / f"datasets--{source.repo.replace('/', '--')}"
+    try:
+        commit = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    subfolders = ("data",) if source.config is None else (source.config, f"data/{source.config}")
+    files = find_splits(folder / "snapshots" / commit, subfolders, evaluation)
+    if files is None:
+        return None
+    logger.info("Reading %s from the hub's cache.", source.repo)
+    return SplitColumns(read_shards(files.train), read_shards(files.evaluation), f"huggingface:{source.repo}")
+
+
+def download(source: HubSource, evaluation: Sequence[str]) -> SplitColumns:
+    """Splits through the `datasets` library.
+
+    Args:
+        source: Repository.
+        evaluation: Names of the evaluation split, best first.
+
+    Raises:
+        DatasetUnavailableError: The hub or the repository does not answer, or lacks a split.
+    """
+    _ask(source)
+    import datasets  # a second to import; only a download needs it
+
+    try:
+        loaded = datasets.load_dataset(source.repo, source.config)
+    except Exception as error:  # whatever the client meets, from sockets to formats, means: not from here
+        raise DatasetUnavailableError(f"{source.repo} cannot be downloaded: {_first_line(error)}.") from error
+    held_back = next((name for name in evaluation if name in loaded), None)
+    if "train" not in loaded or held_back is None:
+        raise DatasetUnavailableError(
+            f"{source.repo} has the splits {', '.join(map(str, loaded))}; "
+            f"'train' and one of {', '.join(map(repr, evaluation))} are needed."
+        )
+    return SplitColumns(loaded["train"].to_dict(), loaded[held_back].to_dict(), f"huggingface:{source.repo}")
+
+
+def _ask(source: HubSource) -> None:
+    """Return if the repository answers at all, at the price of one short question."""
+    if not hub_is_reachable():
+        raise HubSilentError("the hub cannot be reached (no connection opens, or HF_HUB_OFFLINE is set)")
+    from huggingface_hub import constants, get_token
+
+    token = get_token()
+    question = urllib.request.Request(
+        f"{constants.ENDPOINT}/api/datasets/{source.repo}",
+        headers={"Authorization": f"Bearer {token}"} if token else {},
+    )
+    try:
+        urllib.request.urlopen(question, timeout=ANSWER_TIMEOUT_S).close()
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 404):  # the hub's two ways to say that there is nothing to see
+            raise DatasetUnavailableError(f"the hub knows no public data set {source.repo}") from error
+        raise HubSilentError(f"the hub does not answer (status {error.code})") from error
+    except OSError as error:
+        raise HubSilentError(f"the hub does not answer ({_first_line(error)})") from error
+
+
+class HubSilentError(DatasetUnavailableError):
+    """No hub here: asking for another repository would be as vain."""
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

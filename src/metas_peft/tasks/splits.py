@@ -1,0 +1,70 @@
+"""Seeded slices of a data set: what is trained on, chosen on and evaluated on."""
+
+import numpy as np
+
+from metas_peft.core.errors import DatasetError
+from metas_peft.tasks.base import DataOrigin, DatasetRequest, Task, TaskData, TextExamples
+
+HOLDOUT_SHARE = 0.1
+HOLDOUT_MOST = 1000
+# Evaluation examples are drawn with a seed of their own: runs with different seeds must be comparable.
+EVALUATION_SEED = 0
+
+
+def assemble(
+    task: Task, label_names: tuple[str, ...], train: TextExamples, validation: TextExamples, request: DatasetRequest,
+    *, origin: DataOrigin, source: str,
+) -> TaskData:  # fmt: skip
+    """Apply the limits of a request and hold out a tenth of the training set, at most 1000 examples.
+
+    Args:
+        task: Task whose examples these are.
+        label_names: Name of each label index.
+        train: The whole training split.
+        validation: The whole evaluation split.
+        request: Limits and seed.
+        origin: Whether the texts are real.
+        source: Where they come from.
+
+    Raises:
+        DatasetError: Fewer than two different training texts remain.
+    """
+    limited = _draw(train, request.train_limit, request.seed)
+    kept, held = _hold_out(limited, request.seed)
+    if not len(kept) or not len(held):
+        raise DatasetError(
+            f"The training set of {source} has {len(limited)} examples with {len(set(limited.texts))} different texts; "
+            "at least two are needed, one to train on and one to choose on."
+        )
+    evaluation = _draw(validation, request.evaluation_limit, EVALUATION_SEED)
+    majority = int(np.bincount(train.labels).argmax())
+    metric, chance = next(iter(task.score([majority] * len(evaluation), evaluation.labels).items()))
+    return TaskData(task.name, kept, held, evaluation, label_names, origin, source, metric, chance)
+
+
+def cut_evaluation(examples: TextExamples) -> tuple[TextExamples, TextExamples]:
+    """Training and evaluation part of a single file: a tenth, at most 1000, is evaluated on."""
+    return _hold_out(examples, EVALUATION_SEED)
+
+
+def _draw(examples: TextExamples, limit: int | None, seed: int) -> TextExamples:
+    if limit is None or limit >= len(examples):
+        return examples
+    return examples.take(np.sort(np.random.default_rng(seed).permutation(len(examples))[:limit]))
+
+
+def _hold_out(examples: TextExamples, seed: int) -> tuple[TextExamples, TextExamples]:
+    """Kept and held-out examples, in their order; all copies of a text fall on the same side."""
+    size = min(HOLDOUT_MOST, max(1, round(HOLDOUT_SHARE * len(examples))))
+    groups: dict[str, list[int]] = {}
+    for index, text in enumerate(examples.texts):
+        groups.setdefault(text.casefold(), []).append(index)
+    copies = list(groups.values())
+    held: set[int] = set()
+    for group in np.random.default_rng([seed, 1]).permutation(len(copies)):
+        if len(held) + len(copies[group]) <= min(size, len(examples) - 1):
+            held.update(copies[group])
+    return (
+        examples.take(i for i in range(len(examples)) if i not in held),
+        examples.take(sorted(held)),
+    )
