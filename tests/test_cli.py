@@ -68,7 +68,7 @@ def run_file(tmp_path, monkeypatch):
             raise KeyError("a slip")
         if config.training.seed == 15:
             raise KeyboardInterrupt
-        print("chatter", file=sys.stderr)
+        print("chatter")
         write_json(folder / "results.json", RESULTS | {"run_id": config.run_id})
         (folder / "report.html").write_text("")
         return folder

@@ -1,5 +1,7 @@
 """`metas run`: one experiment, or one per combination of swept values."""
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -73,6 +75,8 @@ def _job(config: "RunConfig", folder: Path) -> "tuple[Path, RunConfig]":
     log_to_stderr()
     with log_to_file(folder / "log.txt"):
         from metas_peft import experiment
+        from metas_peft.report import write_report
 
-        done: Any = experiment.run(config, folder)
-    return Path(done), config
+        done = experiment.run(config, folder)
+        write_report(done)
+    return done, config
