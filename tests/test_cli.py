@@ -70,10 +70,10 @@ def run_file(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         print("chatter")
         write_json(folder / "results.json", RESULTS | {"run_id": config.run_id})
-        (folder / "report.html").write_text("")
         return folder
 
     experiment.run = run
+    monkeypatch.setattr("metas_peft.report.write_report", lambda folder: (folder / "report.html").write_text(""))
     monkeypatch.setitem(sys.modules, "metas_peft.experiment", experiment)
     monkeypatch.setattr(metas_peft, "experiment", experiment, raising=False)
     (tmp_path / "mine.yaml").write_text("device: pixel-8\n")

@@ -3,7 +3,7 @@
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -72,8 +72,11 @@ def run(
 
 def _job(config: "RunConfig", folder: Path) -> "tuple[Path, RunConfig]":
     """Run one experiment with its messages in `log.txt`."""
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
     log_to_stderr()
-    with log_to_file(folder / "log.txt"):
+    # Libraries that print do so in passing; standard output belongs to the result.
+    with log_to_file(folder / "log.txt"), logging_redirect_tqdm(), redirect_stdout(sys.stderr):
         from metas_peft import experiment
         from metas_peft.report import write_report
 
