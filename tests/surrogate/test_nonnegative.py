@@ -57,9 +57,7 @@ def test_fit_gives_zero_to_a_term_that_is_zero_throughout() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    rows=st.lists(
-        st.lists(st.floats(1e-3, 1e3), min_size=3, max_size=3), min_size=2, max_size=8
-    ),
+    rows=st.lists(st.lists(st.floats(1e-3, 1e3), min_size=3, max_size=3), min_size=2, max_size=8),
     targets=st.lists(st.floats(1e-4, 1e4), min_size=8, max_size=8),
 )
 def test_fit_is_never_negative_and_always_predicts_something(rows: list[list[float]], targets: list[float]) -> None:

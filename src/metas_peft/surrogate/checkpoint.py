@@ -18,6 +18,18 @@ from metas_peft.core.errors import CheckpointError
 from metas_peft.core.files import replacing
 
 CARD = "metas_peft"
+# What the two readers raise on damaged bytes (found by feeding them some); torch's has no error of its own.
+UNREADABLE = (
+    safetensors.SafetensorError,
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -59,10 +71,10 @@ def read(path: Path, schema_version: int) -> tuple[dict[str, torch.Tensor], dict
         raise CheckpointError(f"There is no surrogate checkpoint at {path}. Train one, or correct the path.")
     try:
         tensors, text = _read_torch(path) if path.suffix in TORCH_SUFFIXES else _read_safetensors(path)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise CheckpointError(
-            f"{path} cannot be read as tensors ({type(error).__name__}: {str(error).splitlines()[0]}); it is truncated "
-            "or of another format. Delete it to have it written anew, or name another file."
+            f"{path} cannot be read as tensors ({type(error).__name__}: {str(error).partition(chr(10))[0]}); it is "
+            "truncated or of another format. Delete it to have it written anew, or name another file."
         ) from error
     if text is None:
         raise CheckpointError(
