@@ -9,7 +9,8 @@ from metas_peft.core.errors import InvalidRecordError
 from metas_peft.core.records import ProfileRecord
 from metas_peft.surrogate import MetaTraining, percent_errors
 from metas_peft.surrogate.features import Table
-from metas_peft.surrogate.reference import ReferenceKind, meta_train
+from metas_peft.surrogate.meta import meta_train
+from metas_peft.surrogate.reference import ReferenceKind
 
 
 @pytest.fixture(scope="module")

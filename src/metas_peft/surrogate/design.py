@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from metas_peft.core.errors import UsageError
 from metas_peft.core.records import PaperCost
 
 
@@ -23,14 +24,14 @@ def design(
         k distinct indices, ascending.
 
     Raises:
-        ValueError: Fewer candidates than choices, or an unknown method.
+        UsageError: Fewer candidates than choices, or an unknown method.
     """
     if not 0 < k <= len(papers):
-        raise ValueError(f"{k} of {len(papers)} candidates cannot be chosen; offer at least as many as you choose.")
+        raise UsageError(f"{k} of {len(papers)} candidates cannot be chosen; offer at least as many as you choose.")
     if method == "random":
         return sorted(np.random.default_rng(seed).choice(len(papers), k, replace=False).tolist())
     if method == "quantiles":
         order = np.argsort([p.flops for p in papers], kind="stable")
         places = np.rint(np.linspace(0, len(papers) - 1, k)).astype(int)
         return sorted(order[places].tolist())
-    raise ValueError(f"Unknown design {method!r}; known: random, quantiles.")
+    raise UsageError(f"Unknown design {method!r}; known: random, quantiles.")

@@ -1,124 +1,31 @@
-"""The surrogate: meta-trained on a pool, fitted to a device by a handful of records, then a cost model.
+"""What a pool taught, and how it becomes the surrogate of one device.
 
 Records of a pool --train--> MetaTrained --fit(five records of the target)--> Surrogate --bind--> Counts to Cost.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from metas_peft.core.errors import CalibrationError, CheckpointError, InvalidRecordError, UnknownNameError, nearest
-from metas_peft.core.protocols import CostModel
-from metas_peft.core.records import (
-    METRICS,
-    PAPER_COSTS,
-    BackboneShape,
-    Cost,
-    DeviceSpec,
-    PaperCost,
-    ProfileRecord,
-    Workload,
-)
-from metas_peft.costs import paper_cost
+from metas_peft.core.errors import CalibrationError, CheckpointError, UnknownNameError, nearest
+from metas_peft.core.records import Cost, DeviceSpec, ProfileRecord
 from metas_peft.surrogate import checkpoint
-from metas_peft.surrogate.assess import Errors, Scope, assess, assess_zero_shot, mean_error
-from metas_peft.surrogate.calibrate import ScaleShift, check_measured, fit_scale_shift
-from metas_peft.surrogate.features import Table, describe, usable
-from metas_peft.surrogate.kinds import Predictor, PredictorKind
-from metas_peft.surrogate.physics import project
-from metas_peft.surrogate.reference import MetaTraining, ReferenceKind, meta_train
+from metas_peft.surrogate.assess import Errors, Scope, mean_error
+from metas_peft.surrogate.calibrate import check_measured, fit_scale_shift
+from metas_peft.surrogate.features import Table, usable
+from metas_peft.surrogate.fitted import CalibrationPoint, Surrogate, finish
+from metas_peft.surrogate.kinds import PredictorKind
+from metas_peft.surrogate.reference import ReferenceKind
 from metas_peft.surrogate.roofline import RooflineKind
 
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
-# Every kind of predictor that a checkpoint may hold; a new kind is one line here and one in `train`.
+# Every kind of predictor that a checkpoint may hold; a new kind is one line here and one in `training.train`.
 KINDS: dict[str, type[PredictorKind]] = {"reference": ReferenceKind, "roofline": RooflineKind}
-
-
-@dataclass(frozen=True)
-class CalibrationPoint:
-    """One of the measurements that fitted a surrogate.
-
-    Attributes:
-        key: Of the sub-network.
-        raw: Predicted before scale and shift.
-        predicted: Predicted by the finished surrogate.
-        measured: What the device said; None where it was not measured.
-    """
-
-    key: str
-    raw: Cost[float]
-    predicted: Cost[float]
-    measured: Cost[float | None]
-
-
-@dataclass(frozen=True)
-class Surrogate:
-    """One device's cost model. Positive; energy / latency <= peak power <= cap; differentiable.
-
-    Attributes:
-        kind: Kind of predictor.
-        device: Name of the device; empty if nothing is known of it.
-        pool: Devices that it learnt from.
-        power_cap_w: Limit of the device, None if unknown.
-        scale_shift: Part C; None for a zero-shot surrogate.
-        points: The measurements behind it.
-        predictor: Columns to costs, before scale, shift and physics.
-    """
-
-    kind: str
-    device: str
-    pool: tuple[str, ...]
-    power_cap_w: float | None
-    scale_shift: ScaleShift | None
-    points: tuple[CalibrationPoint, ...]
-    predictor: Predictor
-
-    @property
-    def alpha(self) -> Cost[float]:
-        """Scale per metric; 1 for a zero-shot surrogate."""
-        return Cost.uniform(1.0) if self.scale_shift is None else Cost(*map(float, self.scale_shift.alpha))
-
-    @property
-    def beta(self) -> Cost[float]:
-        """Shift per metric in J, ms, W; 0 for a zero-shot surrogate."""
-        return Cost.uniform(0.0) if self.scale_shift is None else Cost(*map(float, self.scale_shift.beta))
-
-    def predict(self, paper: PaperCost[Any], workload: Workload) -> Cost[Any]:
-        """Costs of passes whose counts are known.
-
-        Args:
-            paper: Counted costs: numbers, numpy arrays or tensors of one shape (...).
-            workload: What each pass processes.
-
-        Returns:
-            Energy (J), latency (ms), peak power (W) per batch, of the type and shape given; tensors keep gradients.
-        """
-        counted = [getattr(paper, name) for name in PAPER_COSTS]
-        if any(isinstance(value, torch.Tensor) for value in counted):
-            tensors = PaperCost(*(torch.as_tensor(value) for value in counted))
-            costs = finish(self.predictor(describe(tensors, workload)), self.scale_shift, self.power_cap_w)
-            return Cost(*(c.to(tensors.flops.dtype) for c in costs.unbind(-1)))
-        tensors = PaperCost(*(torch.from_numpy(np.array(value, dtype=np.float64)) for value in counted))
-        with torch.no_grad():
-            costs = finish(self.predictor(describe(tensors, workload)), self.scale_shift, self.power_cap_w).numpy()
-        is_scalar = all(np.ndim(value) == 0 and not isinstance(value, np.ndarray) for value in counted)
-        return Cost(*(float(costs[..., m]) if is_scalar else costs[..., m] for m in range(costs.shape[-1])))
-
-    def bind(self, shape: BackboneShape, workload: Workload) -> CostModel:
-        """A cost model of sub-networks of one backbone under one workload: kept counts (..., L) to costs (...)."""
-        return lambda counts: self.predict(paper_cost(shape, counts, workload), workload)
-
-
-def finish(costs: torch.Tensor, scale_shift: ScaleShift | None, power_cap_w: float | None) -> torch.Tensor:
-    """Scale, shift and physics; shape (..., 3)."""
-    return project(costs if scale_shift is None else scale_shift.apply(costs), power_cap_w)
 
 
 @dataclass(frozen=True)
@@ -258,69 +165,3 @@ class MetaTrained:
                 f"{', '.join(leaked)} is in the pool that this surrogate learnt from ({', '.join(self.devices)}); the "
                 "target must be unseen. Train without it."
             )
-
-
-def train(
-    records: Sequence[ProfileRecord],
-    *,
-    seed: int,
-    specs: Mapping[str, DeviceSpec] | None = None,
-    target: str | None = None,
-    networks: int = 2,
-    training: MetaTraining | None = None,
-    draws: int = 20,
-    progress: Callable[[float], None] | None = None,
-) -> MetaTrained:
-    """Learn from a pool, and find out what it is worth on each pool device in turn.
-
-    Args:
-        records: Records of three devices or more; invalid ones are left out with a warning.
-        seed: Of everything random.
-        specs: Spec sheets of the pool's devices, by `device_id`, where known.
-        target: The unseen device, if it is known already: only to make sure that it is not in the pool.
-        networks: Networks of the reference kind (seeds), averaged when predicting.
-        training: Settings of the meta-training.
-        draws: Random draws of five calibration records per held-out device and scope.
-        progress: Called with the finished part in [0, 1].
-
-    Raises:
-        InvalidRecordError: Too few devices, an impossible cost, or records of the target.
-    """
-    specs = specs or {}
-    valid = usable(records)
-    if len(valid) < len(records):
-        logger.warning("%d of %d pool records are invalid and left out.", len(records) - len(valid), len(records))
-    table = Table.of(valid, InvalidRecordError)
-    if target is not None and target in table.devices:
-        raise InvalidRecordError(
-            f"The pool holds {int((table.device == table.devices.index(target)).sum())} records of {target}, which is "
-            "the unseen target. Leave its records out of the pool."
-        )
-    for metric, count in zip(METRICS, np.isfinite(table.costs).sum(0), strict=True):
-        if count == 0:
-            raise InvalidRecordError(
-                f"No record of the pool has {metric}; each metric must be measured somewhere. Add records that have it."
-            )
-    names = [table.devices[d] for d in table.present()]
-    *held_out, reference = meta_train(
-        table,
-        [*names, None],
-        seed=seed,
-        n_seeds=networks,
-        training=training,
-        progress=None if progress is None else lambda part: progress(0.9 * part),
-    )
-    unseen = dict(zip(names, held_out, strict=True))
-
-    def kinds_without(device: str) -> list[PredictorKind]:
-        return [unseen[device], RooflineKind.learn(table.without(device), specs)]
-
-    errors: dict[Scope, dict[str, dict[str, Errors]]] = {
-        "zero_shot": assess_zero_shot(table, kinds_without, specs),
-        "setting": assess(table, kinds_without, specs, scope="setting", draws=draws, seed=seed),
-        "device": assess(table, kinds_without, specs, scope="device", draws=draws, seed=seed),
-    }
-    if progress is not None:
-        progress(1.0)
-    kinds: dict[str, PredictorKind] = {"reference": reference, "roofline": RooflineKind.learn(table, specs)}
-    return MetaTrained(kinds, tuple(names), len(table), errors, seed)

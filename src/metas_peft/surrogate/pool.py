@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metas_peft.core.errors import MeasurementError
+from metas_peft.core.errors import MeasurementError, UsageError
 from metas_peft.core.records import AdapterSite, BackboneShape, LayerPlan, ProfileRecord, Subnet, Workload
 from metas_peft.costs import Counts
 from metas_peft.devices.base import Device, Purpose, Specimen
@@ -62,16 +62,16 @@ def simulate_pool(
         Records of all devices. What a device has no memory for is missing there.
 
     Raises:
-        ValueError: Too many records asked for, too few for one setting per device, or no device or shape given.
+        UsageError: Too many records asked for, too few for one setting per device, or no device or shape given.
     """
     if not devices or not shapes:
-        raise ValueError(f"{len(devices)} devices and {len(shapes)} backbones given; a pool needs one of each.")
+        raise UsageError(f"{len(devices)} devices and {len(shapes)} backbones given; a pool needs one of each.")
     if records >= MOST_RECORDS:
-        raise ValueError(f"{records} records asked for; the method promises fewer than {MOST_RECORDS}.")
+        raise UsageError(f"{records} records asked for; the method promises fewer than {MOST_RECORDS}.")
     settings = records // (len(devices) * SUBNETS_PER_SETTING)
     if settings < 1:
         least = len(devices) * SUBNETS_PER_SETTING
-        raise ValueError(f"{records} records are too few for {len(devices)} devices; ask for {least} or more.")
+        raise UsageError(f"{records} records are too few for {len(devices)} devices; ask for {least} or more.")
     rng = np.random.default_rng(seed)
     found: list[ProfileRecord] = []
     for number in range(settings):

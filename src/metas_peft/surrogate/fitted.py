@@ -1,0 +1,95 @@
+"""A surrogate fitted to one device: what prices sub-networks while gates are trained."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from metas_peft.core.protocols import CostModel
+from metas_peft.core.records import PAPER_COSTS, BackboneShape, Cost, PaperCost, Workload
+from metas_peft.costs import paper_cost
+from metas_peft.surrogate.calibrate import ScaleShift
+from metas_peft.surrogate.features import describe
+from metas_peft.surrogate.kinds import Predictor
+from metas_peft.surrogate.physics import project
+
+
+@dataclass(frozen=True)
+class CalibrationPoint:
+    """One of the measurements that fitted a surrogate.
+
+    Attributes:
+        key: Of the sub-network.
+        raw: Predicted before scale and shift.
+        predicted: Predicted by the finished surrogate.
+        measured: What the device said; None where it was not measured.
+    """
+
+    key: str
+    raw: Cost[float]
+    predicted: Cost[float]
+    measured: Cost[float | None]
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """One device's cost model. Positive; energy / latency <= peak power <= cap; differentiable.
+
+    Attributes:
+        kind: Kind of predictor.
+        device: Name of the device; empty if nothing is known of it.
+        pool: Devices that it learnt from.
+        power_cap_w: Limit of the device, None if unknown.
+        scale_shift: Part C; None for a zero-shot surrogate.
+        points: The measurements behind it.
+        predictor: Columns to costs, before scale, shift and physics.
+    """
+
+    kind: str
+    device: str
+    pool: tuple[str, ...]
+    power_cap_w: float | None
+    scale_shift: ScaleShift | None
+    points: tuple[CalibrationPoint, ...]
+    predictor: Predictor
+
+    @property
+    def alpha(self) -> Cost[float]:
+        """Scale per metric; 1 for a zero-shot surrogate."""
+        return Cost.uniform(1.0) if self.scale_shift is None else Cost(*map(float, self.scale_shift.alpha))
+
+    @property
+    def beta(self) -> Cost[float]:
+        """Shift per metric in J, ms, W; 0 for a zero-shot surrogate."""
+        return Cost.uniform(0.0) if self.scale_shift is None else Cost(*map(float, self.scale_shift.beta))
+
+    def predict(self, paper: PaperCost[Any], workload: Workload) -> Cost[Any]:
+        """Costs of passes whose counts are known.
+
+        Args:
+            paper: Counted costs: numbers, numpy arrays or tensors of one shape (...).
+            workload: What each pass processes.
+
+        Returns:
+            Energy (J), latency (ms), peak power (W) per batch, of the type and shape given; tensors keep gradients.
+        """
+        counted = [getattr(paper, name) for name in PAPER_COSTS]
+        if any(isinstance(value, torch.Tensor) for value in counted):
+            tensors = PaperCost(*(torch.as_tensor(value) for value in counted))
+            costs = finish(self.predictor(describe(tensors, workload)), self.scale_shift, self.power_cap_w)
+            return Cost(*(c.to(tensors.flops.dtype) for c in costs.unbind(-1)))
+        tensors = PaperCost(*(torch.from_numpy(np.array(value, dtype=np.float64)) for value in counted))
+        with torch.no_grad():
+            costs = finish(self.predictor(describe(tensors, workload)), self.scale_shift, self.power_cap_w).numpy()
+        is_scalar = all(np.ndim(value) == 0 and not isinstance(value, np.ndarray) for value in counted)
+        return Cost(*(float(costs[..., m]) if is_scalar else costs[..., m] for m in range(costs.shape[-1])))
+
+    def bind(self, shape: BackboneShape, workload: Workload) -> CostModel:
+        """A cost model of sub-networks of one backbone under one workload: kept counts (..., L) to costs (...)."""
+        return lambda counts: self.predict(paper_cost(shape, counts, workload), workload)
+
+
+def finish(costs: torch.Tensor, scale_shift: ScaleShift | None, power_cap_w: float | None) -> torch.Tensor:
+    """Scale, shift and physics; shape (..., 3)."""
+    return project(costs if scale_shift is None else scale_shift.apply(costs), power_cap_w)

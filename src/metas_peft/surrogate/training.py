@@ -1,0 +1,84 @@
+"""Learning from a pool, and finding out what that is worth: the one place that knows every kind of predictor."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from metas_peft.core.errors import InvalidRecordError
+from metas_peft.core.records import METRICS, DeviceSpec, ProfileRecord
+from metas_peft.surrogate.assess import Errors, Scope, assess, assess_zero_shot
+from metas_peft.surrogate.episodes import MetaTraining
+from metas_peft.surrogate.features import Table, usable
+from metas_peft.surrogate.kinds import PredictorKind
+from metas_peft.surrogate.meta import meta_train
+from metas_peft.surrogate.model import MetaTrained
+from metas_peft.surrogate.roofline import RooflineKind
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    records: Sequence[ProfileRecord],
+    *,
+    seed: int,
+    specs: Mapping[str, DeviceSpec] | None = None,
+    target: str | None = None,
+    networks: int = 2,
+    training: MetaTraining | None = None,
+    draws: int = 20,
+    progress: Callable[[float], None] | None = None,
+) -> MetaTrained:
+    """Learn from a pool, and find out what it is worth on each pool device in turn.
+
+    Args:
+        records: Records of three devices or more; invalid ones are left out with a warning.
+        seed: Of everything random.
+        specs: Spec sheets of the pool's devices, by `device_id`, where known.
+        target: The unseen device, if it is known already: only to make sure that it is not in the pool.
+        networks: Networks of the reference kind (seeds), averaged when predicting.
+        training: Settings of the meta-training.
+        draws: Random draws of five calibration records per held-out device and scope.
+        progress: Called with the finished part in [0, 1].
+
+    Raises:
+        InvalidRecordError: Too few devices, an impossible cost, or records of the target.
+    """
+    specs = specs or {}
+    valid = usable(records)
+    if len(valid) < len(records):
+        logger.warning("%d of %d pool records are invalid and left out.", len(records) - len(valid), len(records))
+    table = Table.of(valid, InvalidRecordError)
+    if target is not None and target in table.devices:
+        raise InvalidRecordError(
+            f"The pool holds {int((table.device == table.devices.index(target)).sum())} records of {target}, which is "
+            "the unseen target. Leave its records out of the pool."
+        )
+    for metric, count in zip(METRICS, np.isfinite(table.costs).sum(0), strict=True):
+        if count == 0:
+            raise InvalidRecordError(
+                f"No record of the pool has {metric}; each metric must be measured somewhere. Add records that have it."
+            )
+    names = [table.devices[d] for d in table.present()]
+    *held_out, reference = meta_train(
+        table,
+        [*names, None],
+        seed=seed,
+        n_seeds=networks,
+        training=training,
+        progress=None if progress is None else lambda part: progress(0.9 * part),
+    )
+    unseen = dict(zip(names, held_out, strict=True))
+
+    def kinds_without(device: str) -> list[PredictorKind]:
+        return [unseen[device], RooflineKind.learn(table.without(device), specs)]
+
+    errors: dict[Scope, dict[str, dict[str, Errors]]] = {
+        "zero_shot": assess_zero_shot(table, kinds_without, specs),
+        "setting": assess(table, kinds_without, specs, scope="setting", draws=draws, seed=seed),
+        "device": assess(table, kinds_without, specs, scope="device", draws=draws, seed=seed),
+    }
+    if progress is not None:
+        progress(1.0)
+    kinds: dict[str, PredictorKind] = {"reference": reference, "roofline": RooflineKind.learn(table, specs)}
+    return MetaTrained(kinds, tuple(names), len(table), errors, seed)
