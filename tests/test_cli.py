@@ -44,7 +44,40 @@ RESULTS = {
         }
     ],
     "hypervolume": {"useful": 0.1234, "chance": 0.5, "budgets": None},
-    "hypervolume_ratio": {"EChorda": {"ratio": 1.04, "low": 0.99, "high": 1.1}},
+    "hypervolume_ratio": {
+        "EChorda": {"ratio": 1.04, "low": 0.99, "high": 1.1},
+        "drop-top": {"ratio": None, "low": 0.1, "high": None},
+    },
+    "baselines": {
+        "EChorda": {
+            "label": "EChorda-style",
+            "setting": "equal treatment",
+            "target_measurements": 200,
+            "hypervolume": {"useful": 0.1187},
+        },
+        "drop-top": {
+            "label": "top layers dropped",
+            "setting": "equal treatment",
+            "target_measurements": 0,
+            "hypervolume": {"useful": 0.0},
+        },
+    },
+    "budgets": {"limits": {}, "met": {}, "notes": ["No member meets all budgets together."]},
+    "retargets": {
+        "local": {
+            "dense": {"energy_j": 0.2, "latency_ms": 46.3, "peak_power_w": None, "flops": 1e9},
+            "front": [
+                {
+                    "energy_j": 0.05,
+                    "latency_ms": 12.34,
+                    "peak_power_w": None,
+                    "flops": 5e8,
+                    "origin": {"energy": "modelled", "latency": "measured", "power": None},
+                }
+            ],
+            "measurements": {"training": 0, "calibration": 5, "evaluation": 2},
+        }
+    },
     "surrogate_error": {"energy": 2.34, "latency": 3.0, "power": 4.0, "n": 6},
 }
 
@@ -181,7 +214,16 @@ def test_run_prints_the_table_and_nothing_else_to_standard_output(run_file, caps
     assert "energy J (simulated)" in out
     assert "0.1 (50%)" in out
     assert "not measured" in out
-    assert "Hyper-volume: useful 0.1234, chance 0.5000; 1.04 [0.99, 1.10] x EChorda" in lines
+    assert "Hyper-volume: useful 0.1234, chance 0.5000" in lines
+    (rival,) = [line.split() for line in lines if "EChorda-style" in line]
+    assert rival[-5:] == ["200", "0.1187", "1.04", "[0.99,", "1.10]"]
+    (collapsed,) = [line.split() for line in lines if "top layers dropped" in line]
+    assert collapsed[-3:] == ["0", "0.0000", "-"]
+    assert (
+        "On local, after 5 measurements and no training, dense -> smallest: "
+        "energy 0.2 -> 0.05 J (modelled), latency 46.3 -> 12.3 ms (measured)" in lines
+    )
+    assert "No member meets all budgets together." in lines
     assert "Surrogate error on the target: energy 2.3 %, latency 3.0 %, power 4.0 %" in lines
     assert "0 while training, 5 for calibration, 7 for evaluation" in out
     assert lines[-1] == "Report: outputs/mine/report.html"
@@ -192,7 +234,8 @@ def test_run_prints_the_table_and_nothing_else_to_standard_output(run_file, caps
 def test_run_shows_the_figures_that_the_run_file_names(run_file, capsys):
     assert status_of("run", run_file, "evaluation.metrics=[accuracy,energy]", "evaluation.primary_metric=energy_j") == 0
     out = capsys.readouterr().out
-    assert "latency" not in out
+    assert "latency ms" not in out
+    assert "EChorda" not in out
     assert "Surrogate error" not in out
     assert "Best energy_j: 0.1 by 50 %" in out
 

@@ -33,10 +33,59 @@ def show_results(results: Mapping[str, Any], wanted: EvaluationConfig, folder: P
     rows = [[name, *(_cell(m, member, dense) for m in columns)] for name, member in _members(dense, front)]
     headings = ["model", *(_heading(m, results, [dense, *front]) for m in columns)]
     show_table(title, headings, rows, numeric=range(1, len(headings)))
-    for line in _lines(results, wanted):
+    if wanted.primary_metric == "hypervolume" or "hypervolume" in wanted.metrics:
+        _show_rivals(results)
+    for line in [*_lines(results, wanted), *_elsewhere(results), *results["budgets"]["notes"]]:
         typer.echo(line)
     if (folder / "report.html").exists():
         typer.echo(f"Report: {_short(folder / 'report.html')}")
+
+
+def _show_rivals(results: Mapping[str, Any]) -> None:
+    """Print hyper-volumes beside those of the baselines."""
+    rows = [
+        [
+            results["method"],
+            "",
+            str(results["measurements"]["training"] + results["measurements"]["calibration"]),
+            _number(results["hypervolume"].get("useful"), ".4f"),
+            "",
+        ]
+    ]
+    for name, rival in results["baselines"].items():
+        ratio = results["hypervolume_ratio"].get(name) or {}
+        spread = f" [{_number(ratio.get('low'), '.2f')}, {_number(ratio.get('high'), '.2f')}]"
+        rows.append(
+            [
+                rival["label"],
+                rival["setting"],
+                str(rival["target_measurements"]),
+                _number(rival["hypervolume"].get("useful"), ".4f"),
+                _number(ratio.get("ratio"), ".2f") + (spread if ratio.get("ratio") is not None else ""),
+            ]
+        )
+    columns = ["method", "setting", "target measurements", "hyper-volume (useful)", "ours / theirs"]
+    show_table("", columns, rows, numeric=(2, 3, 4))
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _elsewhere(results: Mapping[str, Any]) -> list[str]:
+    """One line per further device: what the same front does there."""
+    lines = []
+    for device, there in results["retargets"].items():
+        smallest = min(there["front"], key=lambda m: m["flops"])
+        parts = [
+            f"{METRIC_NAMES[metric]} {there['dense'][metric]:.3g} -> {smallest[metric]:.3g} {unit} "
+            f"({smallest['origin'][METRIC_NAMES[metric]]})"
+            for metric, unit in METRIC_UNITS.items()
+            if there["dense"].get(metric) is not None and smallest.get(metric) is not None
+        ]
+        asked = there["measurements"]["calibration"]
+        lines.append(f"On {device}, after {asked} measurements and no training, dense -> smallest: {', '.join(parts)}")
+    return lines
 
 
 def _members(dense: Mapping[str, Any], front: list[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -72,13 +121,7 @@ def _lines(results: Mapping[str, Any], wanted: EvaluationConfig) -> list[str]:
         volumes = ", ".join(
             f"{name} {value:.4f}" for name, value in results["hypervolume"].items() if value is not None
         )
-        rivals = results.get("hypervolume_ratio") or {}
-        ratios = ", ".join(
-            f"{r['ratio']:.2f} [{r['low']:.2f}, {r['high']:.2f}] x {name}"
-            for name, r in rivals.items()
-            if r.get("ratio") is not None
-        )
-        lines["hypervolume"] = f"Hyper-volume: {volumes}" + (f"; {ratios}" if ratios else "")
+        lines["hypervolume"] = f"Hyper-volume: {volumes}"
     error = results.get("surrogate_error")
     if error and ("surrogate_error" in wanted.metrics or wanted.primary_metric == "surrogate_error"):
         parts = ", ".join(f"{m} {error[m]:.1f} %" for m in METRIC_NAMES.values() if error.get(m) is not None)
