@@ -90,7 +90,7 @@ class TextClassification(Task):
 
     def _from_path(self, path: Path, request: DatasetRequest) -> TaskData:
         if path.is_file():
-            train, validation = cut_evaluation(self._examples(read_table(path), str(path)))
+            train, validation = cut_evaluation(self._examples(read_table(path), str(path)), str(path))
             logger.info("%s is one file: %d of its rows are held back for evaluation.", path, len(validation))
             return self._assemble(train, validation, f"local:{path} (a tenth held back)", request)
         if not path.is_dir():

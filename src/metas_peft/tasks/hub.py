@@ -1,5 +1,6 @@
 """Data sets from the model and data hub: the copy in its local cache first, then a download."""
 
+import http.client
 import logging
 import urllib.error
 import urllib.request
@@ -81,14 +82,17 @@ def download(source: HubSource, evaluation: Sequence[str]) -> SplitColumns:
     try:
         loaded = datasets.load_dataset(source.repo, source.config)
     except Exception as error:  # whatever the client meets, from sockets to formats, means: not from here
-        raise DatasetUnavailableError(f"{source.repo} cannot be downloaded: {_first_line(error)}.") from error
+        raise DatasetUnavailableError(f"{source.repo} cannot be downloaded: {_first_line(error)}") from error
     held_back = next((name for name in evaluation if name in loaded), None)
     if "train" not in loaded or held_back is None:
         raise DatasetUnavailableError(
             f"{source.repo} has the splits {', '.join(map(str, loaded))}; "
-            f"'train' and one of {', '.join(map(repr, evaluation))} are needed."
+            f"'train' and one of {', '.join(map(repr, evaluation))} are needed"
         )
-    return SplitColumns(loaded["train"].to_dict(), loaded[held_back].to_dict(), f"huggingface:{source.repo}")
+    train, held = (
+        {name: list(part[name]) for name in part.column_names} for part in (loaded["train"], loaded[held_back])
+    )
+    return SplitColumns(train, held, f"huggingface:{source.repo}")
 
 
 def _ask(source: HubSource) -> None:
@@ -103,13 +107,18 @@ def _ask(source: HubSource) -> None:
         headers={"Authorization": f"Bearer {token}"} if token else {},
     )
     try:
-        urllib.request.urlopen(question, timeout=ANSWER_TIMEOUT_S).close()
+        with urllib.request.urlopen(question, timeout=ANSWER_TIMEOUT_S) as answer:
+            # Log-in pages and gateways answer too, but not in JSON.
+            is_hub = answer.headers.get_content_type() == "application/json"
     except urllib.error.HTTPError as error:
-        if error.code in (401, 404):  # the hub's two ways to say that there is nothing to see
+        # The hub says 401, or names its reason; a bare 404 is some gateway's.
+        if error.code == 401 or error.headers.get("X-Error-Code"):
             raise DatasetUnavailableError(f"the hub knows no public data set {source.repo}") from error
         raise HubSilentError(f"the hub does not answer (status {error.code})") from error
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise HubSilentError(f"the hub does not answer ({_first_line(error)})") from error
+    if not is_hub:
+        raise HubSilentError("something else answers in place of the hub")
 
 
 class HubSilentError(DatasetUnavailableError):

@@ -31,20 +31,35 @@ def assemble(
     """
     limited = _draw(train, request.train_limit, request.seed)
     kept, held = _hold_out(limited, request.seed)
-    if not len(kept) or not len(held):
-        raise DatasetError(
-            f"The training set of {source} has {len(limited)} examples with {len(set(limited.texts))} different texts; "
-            "at least two are needed, one to train on and one to choose on."
-        )
+    _require_both(kept, held, source)
     evaluation = _draw(validation, request.evaluation_limit, EVALUATION_SEED)
     majority = int(np.bincount(train.labels).argmax())
     metric, chance = next(iter(task.score([majority] * len(evaluation), evaluation.labels).items()))
     return TaskData(task.name, kept, held, evaluation, label_names, origin, source, metric, chance)
 
 
-def cut_evaluation(examples: TextExamples) -> tuple[TextExamples, TextExamples]:
-    """Training and evaluation part of a single file: a tenth, at most 1000, is evaluated on."""
-    return _hold_out(examples, EVALUATION_SEED)
+def cut_evaluation(examples: TextExamples, source: str) -> tuple[TextExamples, TextExamples]:
+    """Training and evaluation part of a single file: a tenth, at most 1000, is evaluated on.
+
+    Args:
+        examples: All rows.
+        source: The file, for messages.
+
+    Raises:
+        DatasetError: Fewer than two different texts.
+    """
+    kept, held = _hold_out(examples, EVALUATION_SEED)
+    _require_both(kept, held, source)
+    return kept, held
+
+
+def _require_both(kept: TextExamples, held: TextExamples, source: str) -> None:
+    if not kept.texts or not held.texts:
+        texts = [text.casefold() for text in kept.texts + held.texts]
+        raise DatasetError(
+            f"{source} has {len(texts)} examples with {len(set(texts))} different texts to train on; at least two are "
+            "needed, one to train on and one to choose on."
+        )
 
 
 def _draw(examples: TextExamples, limit: int | None, seed: int) -> TextExamples:

@@ -152,13 +152,15 @@ TRAIN = Lexicon(
         "angry, bored, sad, disappointed, unhappy, cheated, depressed, bitter",
         "happy, satisfied, pleased, enthusiastic, glad, inspired, excited, grateful",
     ),
-    people=_words("my brother, the critics, a friend, our neighbours, my boss, the newspapers, my wife, half the town"),
+    people=_words(
+        "my brother, the critics, a friend, our neighbours, my boss, the newspapers, my wife, the whole town"
+    ),
     intensifiers=_words("very, really, truly, so"),
 )
 
 TEST = Lexicon(
     topics=(
-        _topic("novel, memoir, biography, play", story="prose~, chapters+, narration, first act, sub-plots+"),
+        _topic("novel, memoir, biography, play", story="prose~, chapters+, narration, closing act, sub-plots+"),
         _topic(
             "bakery, tavern, canteen, snack bar",
             food="cakes+, sandwiches+, stew, salad",
@@ -171,10 +173,10 @@ TEST = Lexicon(
             people="guide, crew",
             food="buffet",
         ),
-        _topic("laptop, printer, vacuum cleaner", device="keyboard, hinges+, motor, charger, speakers+"),
+        _topic("laptop, printer, coffee maker", device="keyboard, hinges+, motor, charger, speakers+"),
         _topic(
             "concert, musical, exhibition",
-            story="opening number, second half, commentary, sketches+",
+            story="opening number, finale, commentary, sketches+",
             people="ushers+, conductor",
             place="auditorium",
         ),

@@ -70,7 +70,7 @@ TRAIN = _templates(
         on the whole I {did+} the {n0}, the {n1} most of all.
         the {+1} {n1} and the {+2} {n2} made this {n0} {thing+}.
         I wrote to {who} that the {n0} was {+0}.
-        after an hour the {n0} had made us all {feel+}.
+        after ten minutes the {n0} had made us all {feel+}.
         within minutes it was clear that the {n1} {was1} {+1}.
         one word for the {n1}: {+1}.
         I will tell {who} how {+0} this {n0} is.
@@ -98,7 +98,7 @@ TRAIN = _templates(
         the {n1} {was1} anything but {-1}.
         in no way {is1} the {n1} {-1}.
         never have I found {a-0} {n0} here.
-        not for one second did the {n0} make us {feel-}.
+        not for one moment did the {n0} make us {feel-}.
         the {n0} could not have been less {-0}.
         the {n0} is a long way from being {-0}.
         it would be wrong to call the {n1} {-1}.
@@ -176,7 +176,7 @@ TEST = _templates(
         {a+0} {n0} in every respect.
         you will find the {n1} {very} {+1}.
         honestly, the {n0} was {thing+}.
-        by the end of it I felt {very} {feel+}.
+        afterwards I felt {very} {feel+}.
         both the {n1} and the {n2} struck us as {+g}.
         here is {a+0} {n0} with {a+1} {n1}.
         we {did+} everything here, from the {n1} to the {n2}.
