@@ -36,6 +36,7 @@ class Point:
     ffn_blocks: tuple[tuple[int, ...], ...] = ()
     attention: tuple[int, ...] = ()
     ffn: tuple[int, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Calibration:
     """The few measurements that fitted the surrogate to a device, as pairs (predicted, on the device)."""
 
     method: str = ""
+    design: str = ""
     pairs: tuple[tuple[Cost[float | None], Cost[float | None]], ...] = ()
     alpha: Cost[float | None] = field(default_factory=lambda: Cost.uniform(None))
     beta: Cost[float | None] = field(default_factory=lambda: Cost.uniform(None))
@@ -84,8 +86,11 @@ class Target:
     calibration: Calibration
     error: Cost[float | None]
     error_n: int | None
+    error_against: str = ""
     meter: str = ""
     threads: int | None = None
+    protocol: str = ""
+    name: str = ""
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -111,6 +116,7 @@ class Run:
     baselines: tuple[Method, ...]
     retargets: tuple[Target, ...]
     controller: Controller | None
+    workload: str
     extra: Mapping[str, Any]
 
     @property
@@ -182,6 +188,7 @@ def _run(data: Mapping[str, Any], controller: Controller | None) -> Run:
         baselines=tuple(_method(name, entry, data) for name, entry in (data.get("baselines") or {}).items()),
         retargets=tuple(_target(device, entry) for device, entry in retargets.items()),
         controller=controller,
+        workload=_workload(data.get("workload") or {}),
         extra={
             name: data.get(name) or {}
             for name in ("budgets", "surrogate", "controller", "ledger", "seconds", "notes", "versions")
@@ -192,6 +199,7 @@ def _run(data: Mapping[str, Any], controller: Controller | None) -> Run:
 def _target(device: str, data: Mapping[str, Any]) -> Target:
     calibration = data.get("calibration") or {}
     error = data.get("surrogate_error") or {}
+    spec = data.get("target_spec") or data.get("device") or {}
     return Target(
         device=device,
         dense=_point(data["dense"], "dense"),
@@ -200,14 +208,18 @@ def _target(device: str, data: Mapping[str, Any]) -> Target:
         measurements=data.get("measurements") or {},
         calibration=Calibration(
             method=str(calibration.get("method") or ""),
+            design=str(calibration.get("design") or ""),
             pairs=tuple((_cost(p.get("predicted")), _cost(p.get("measured"))) for p in calibration.get("points") or ()),
             alpha=_cost(calibration.get("alpha")),
             beta=_cost(calibration.get("beta")),
         ),
         error=_cost(error),
         error_n=error.get("n"),
+        error_against=str(error.get("against") or ""),
         meter=str(data.get("meter") or ""),
         threads=data.get("threads"),
+        protocol=str(data.get("protocol") or ""),
+        name=str(spec.get("name") or ""),
     )
 
 
@@ -241,7 +253,18 @@ def _point(entry: Mapping[str, Any], name: str) -> Point:
         ffn_blocks=_mask(entry.get("ffn_blocks")),
         attention=tuple(int(v) for v in entry.get("attention") or ()),
         ffn=tuple(int(v) for v in entry.get("ffn") or ()),
+        scores={name: float(v) for name, v in (entry.get("scores") or {}).items() if _is_number(v)},
     )
+
+
+def _workload(entry: Mapping[str, Any]) -> str:
+    """What one pass is, in words; energy and latency are per pass."""
+    if not entry:
+        return ""
+    words = [f"{entry.get('batch_size', 1)} × {entry.get('seq_len', '?')} tokens", str(entry.get("phase") or "")]
+    words.append(f"{entry['param_bits']}-bit weights" if entry.get("param_bits") else "")
+    words.append(f"adapter {entry['adapter']}" if entry.get("adapter") else "")
+    return ", ".join(word for word in words if word)
 
 
 def _cost(entry: Mapping[str, Any] | None) -> Cost[Any]:

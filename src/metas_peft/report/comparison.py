@@ -42,6 +42,14 @@ def _quality_column(run: Run, points: Iterable[Point]) -> tuple[Column, list[Cel
     return Column(title, "", "evaluated"), [Cell(quality_text(p.quality, run.quality_metric)) for p in points]
 
 
+def _accuracy_column(run: Run, points: Iterable[Point]) -> tuple[Column, list[Cell]]:
+    """Accuracy beside another headline metric; empty, and so left out, where accuracy is the headline."""
+    wanted = run.quality_metric != "accuracy"
+    return Column("Accuracy", "", "evaluated"), [
+        Cell(percent(p.scores.get("accuracy") if wanted else None)) for p in points
+    ]
+
+
 def members_table(run: Run, target: Target) -> Table:
     """Every member of the front on one device, the dense reference first."""
     points = [target.dense, *sorted(target.front, key=lambda p: -p.counts.get("flops", 0.0))]
@@ -58,11 +66,12 @@ def members_table(run: Run, target: Target) -> Table:
         [
             (Column("Member", is_number=False), names),
             _quality_column(run, points),
+            _accuracy_column(run, points),
             *_cost_columns(points, units_for(points)),
             (Column("FLOPs", "of dense", "counted"), [Cell(percent(s, 0)) for s in shares]),
             counted("Layers", "kept_layers", whole_number),
             counted("Heads", "kept_heads", whole_number),
-            counted("FFN neurons", "kept_ffn", whole_number),
+            counted("FFN blocks", "kept_ffn", whole_number),
             counted("Ranks", "kept_ranks", whole_number),
             counted("Model", "model_bytes", bytes_text),
             (Column("Cut vs. masked", "max |Δ|", "evaluated"),

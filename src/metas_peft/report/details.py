@@ -52,7 +52,7 @@ def _least(value: float | None, among: Sequence[float | None]) -> Cell:
 
 
 def budgets_table(run: Run) -> Table | None:
-    """Which member meets which budget, on the target."""
+    """Which member meets which budget on the target, and which the surrogate said would."""
     limits = {m: v for m in METRICS if (v := (run.extra["budgets"].get("limits") or {}).get(m)) is not None}
     met = run.extra["budgets"].get("met") or {}
     if not limits or not met:
@@ -64,6 +64,10 @@ def budgets_table(run: Run) -> Table | None:
         cells = [_met(entry.get(metric)) for entry in met.values()]
         origin = " / ".join(origins_of(run.target.front, metric))
         columns.append((Column(unit.label, f"≤ {unit.text(limit)} {unit.symbol}", origin, is_number=False), cells))
+    said = run.extra["budgets"].get("met_predicted") or {}
+    for metric in limits:
+        cells = [_met((said.get(name) or {}).get(metric)) if said else Cell("") for name in met]
+        columns.append((Column(units[metric].label, "foreseen", "predicted", is_number=False), cells))
     return table("Budgets", columns)
 
 
@@ -78,7 +82,8 @@ def ledger_table(run: Run) -> Table | None:
     rows = run.extra["ledger"] or []
     if not rows:
         return None
-    purposes = list(dict.fromkeys(str(row["purpose"]) for row in rows))
+    # A zero in the ledger is a claim too: the three purposes of the contract always have a column.
+    purposes = list(dict.fromkeys(["training", "calibration", "evaluation", *(str(row["purpose"]) for row in rows)]))
     devices = list(dict.fromkeys(str(row["device"]) for row in rows))
     counts = {(str(row["device"]), str(row["purpose"])): int(row["count"]) for row in rows}
     columns: Pairs = [(Column("Device", is_number=False), [Cell(d, tone="strong") for d in devices])]

@@ -136,7 +136,7 @@ def _front_layout(run: Run, target: Target, unit: Unit, everything: Sequence[Poi
         note("dense × 1.1", x=reference, y=bottom, xanchor="right", yanchor="bottom", textangle=-90),
     ]
     if budget is not None and budget <= max(xs):
-        shapes.append(line(x=(budget, budget), y=(bottom, top), dash="solid", color=BUDGET))
+        shapes.append(line(x=(budget, budget), y=(bottom, top), dash="solid", color=BUDGET, width=2))
         text = f"budget {significant(budget)} {unit.symbol}"
         notes.append(note(text, x=budget, y=bottom, xanchor="left", yanchor="bottom", color=BUDGET))
     quality = axis(plain(run.quality_metric.replace("_", " ").capitalize()), [bottom, top])
@@ -180,8 +180,10 @@ def _pairs(rows: Sequence[tuple[str, object, object]], metric: str) -> list[_Row
 
 def _parity_figure(target: Target, unit: Unit, front: list[_Row], fitted: list[_Row]) -> Figure:
     values = [v * unit.factor for _, said, seen in (*front, *fitted) for v in (said, seen)]
-    pad = 0.08 * ((max(values) - min(values)) or max(values) or 1.0)
-    span = [min(values) - pad, max(values) + pad]
+    # At least a tenth of the middle to either side: noise on a constant must not look like a trend.
+    middle = (min(values) + max(values)) / 2
+    half = max(0.58 * (max(values) - min(values)), 0.1 * abs(middle), 1e-9)
+    span = [middle - half, middle + half]
 
     def series(name: str, rows: list[_Row], marker: Figure) -> Figure:
         texts = [

@@ -23,12 +23,13 @@ from metas_peft.report.details import (
     usage_table,
 )
 from metas_peft.report.figures import front_figures, hidden_below, parity_figures
-from metas_peft.report.summary import headline, tiles, warnings
+from metas_peft.report.summary import half_rule, headline, tiles, warnings
 from metas_peft.report.trees import draw_tree
 from metas_peft.report.words import (
     METRIC_LABELS,
     ORIGIN_MARKS,
     ORIGIN_MEANING,
+    is_share,
     listed,
     origins_of,
     seconds_text,
@@ -90,6 +91,7 @@ def context(run: Run) -> dict[str, Any]:
         "run": run,
         "headline": headline(run),
         "tiles": tiles(run),
+        "rule": half_rule(target),
         "warnings": warnings(run),
         "hidden": hidden_below(run),
         "members": members_table(run, target),
@@ -112,6 +114,7 @@ def context(run: Run) -> dict[str, Any]:
         "figures": figures,
         "data": _script_data({"figures": figures, "gates": gate_maps(target), "file": run.run_id or "report"}),
         "listed": listed,
+        "is_share": is_share(run.quality_metric),
     }
 
 

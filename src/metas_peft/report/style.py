@@ -77,10 +77,12 @@ def hover(texts: list[str]) -> Figure:
     return {"hovertext": texts, "hoverinfo": "text", "hoverlabel": label}
 
 
-def line(*, x: tuple[float, float], y: tuple[float, float], dash: str, color: str = "#9aa3ab") -> Figure:
-    """A thin line behind the points."""
+def line(
+    *, x: tuple[float, float], y: tuple[float, float], dash: str, color: str = "#9aa3ab", width: float = 1
+) -> Figure:
+    """A line behind the points."""
     ends = {"x0": x[0], "x1": x[1], "y0": y[0], "y1": y[1]}
-    return {"type": "line", **ends, "layer": "below", "line": {"color": color, "width": 1, "dash": dash}}
+    return {"type": "line", **ends, "layer": "between", "line": {"color": color, "width": width, "dash": dash}}
 
 
 def note(text: str, *, color: str = MUTED, **place: Any) -> Figure:

@@ -15,6 +15,9 @@ from metas_peft.report.words import (
     verdict,
 )
 
+# Half of the dense FLOPs; a member of 50.4 % is called half too.
+HALF = 0.505
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -34,8 +37,18 @@ def half_member(target: Target) -> Point | None:
     known = [(f, p) for p in target.front if (f := flops_fraction(p, target.dense)) is not None]
     if not known:
         return None
-    below = [entry for entry in known if entry[0] <= 0.505]
+    below = [entry for entry in known if entry[0] <= HALF]
     return max(below, key=lambda e: e[0])[1] if below else min(known, key=lambda e: abs(e[0] - 0.5))[1]
+
+
+def half_rule(target: Target) -> str:
+    """How the headline's member was chosen, in words."""
+    member = half_member(target)
+    share = None if member is None else flops_fraction(member, target.dense)
+    rule = "nearest to half of the dense model’s FLOPs (none has less)"
+    if share is not None and share <= HALF:
+        rule = "the largest one with at most half of the dense model’s FLOPs"
+    return f"Quality and costs are those of one member, {rule}; no evaluation example takes part in that choice."
 
 
 def flops_fraction(point: Point, dense: Point) -> float | None:
@@ -64,7 +77,7 @@ def headline(run: Run) -> list[str]:
         f"The one with {percent(flops_fraction(member, dense), 0)} of the dense model’s computation reaches "
         f"{quality_text(member.quality, run.quality_metric)} {run.quality_metric.replace('_', ' ')}{n}, "
         f"the dense model {quality_text(dense.quality, run.quality_metric)}; "
-        f"on {target.device} the smaller one takes {listed(shares)}."
+        f"on {target.device} the smaller model takes {listed(shares)}."
         if shares
         else f"One fine-tuning run gave {count} models; none of them was run on {target.device}."
     ]
@@ -127,7 +140,7 @@ def warnings(run: Run) -> list[tuple[str, str]]:
         found.append(
             (
                 "Synthetic data",
-                f"The task’s examples are generated ({run.task_source or 'no source noted'}). "
+                f"The task’s examples are generated: {run.task_source or 'source not noted'}. "
                 "Every quality on this page is about generated text; it says nothing about real text.",
             )
         )

@@ -11,11 +11,11 @@ from metas_peft.report.comparison import baselines_table, members_table, volumes
 _TONES = {"strong": "bold", "good": "green", "bad": "yellow", "muted": "dim"}
 
 
-def front_table(run: Run, target: Target | None = None) -> RichTable:
-    """Members of the front on the run's target, or on one that it was re-targeted to."""
+def front_table(run: Run, target: Target | None = None, *, without: tuple[str, ...] = ()) -> RichTable:
+    """Members of the front on the run's target, or on one that it was re-targeted to, without some columns."""
     # Counts of single units are for the page; a terminal is narrow.
     hidden = ("Layers", "Heads", "FFN neurons", "Ranks", "Cut vs. masked")
-    return as_rich(members_table(run, target or run.target), hidden=hidden)
+    return as_rich(members_table(run, target or run.target), hidden=(*hidden, *without))
 
 
 def baseline_table(run: Run) -> RichTable:

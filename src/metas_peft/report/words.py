@@ -136,7 +136,11 @@ def listed(parts: Sequence[str]) -> str:
 
 def verdict(ratio: Ratio | None) -> str:
     """What an interval of a ratio of volumes says."""
-    if ratio is None or ratio.low is None:
+    if ratio is None:
+        return "no interval"
+    if ratio.ratio is None:
+        return "theirs is 0"
+    if ratio.low is None:
         return "no interval"
     if ratio.low > 1:
         return "ours is larger"

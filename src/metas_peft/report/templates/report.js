@@ -86,18 +86,19 @@
     svg.setAttribute("role", "img");
     svg.setAttribute("aria-label", "Kept heads and FFN blocks per layer of " + member.name);
     const x1 = both(svg, member, left, top, size, step, between);
-    const every = step < 14 ? 4 : 1;
+    // Two digits need about 20 pixels across, a line of text 13 down.
+    const across = step < 12 ? 4 : step < 20 ? 2 : 1, down = step < 13 ? 4 : 1;
     const titles = [[left, "Attention heads", member.heads], [x1, "Feed-forward blocks", member.blocks]];
     titles.forEach(function (title) {
       if (!columns(title[2])) { return; }
       add(svg, "text", { x: title[0], y: 14, "class": "title" }, title[1]);
-      for (let column = 0; column < columns(title[2]); column += every) {
+      for (let column = 0; column < columns(title[2]); column += across) {
         add(svg, "text", { x: title[0] + column * step + size / 2, y: top - 9, "text-anchor": "middle", "class": "small" }, column + 1);
       }
     });
     for (let layer = 0; layer < layers; layer += 1) {
       const y = top + layer * step + size / 2 + 4;
-      if (layer % every === 0) { add(svg, "text", { x: left - 12, y: y, "text-anchor": "end", "class": "small" }, "layer " + (layer + 1)); }
+      if (layer % down === 0) { add(svg, "text", { x: left - 12, y: y, "text-anchor": "end", "class": "small" }, "layer " + (layer + 1)); }
       const heads = member.attention[layer] ? total(member.heads[layer]) + " heads" : "no attention";
       const blocks = member.ffn[layer] ? total(member.blocks[layer]) + " blocks" : "no feed-forward";
       if (step >= 13) { add(svg, "text", { x: x1 + columns(member.blocks) * step + 10, y: y, "class": "small" }, heads + ", " + blocks); }
