@@ -15,6 +15,7 @@ from metas_peft.core.errors import MeterUnavailableError
 from metas_peft.core.files import write_json
 
 RESULTS = {
+    "schema_version": 1,
     "run_id": "mine",
     "method": "MetaS-PEFT",
     "backbone": "minilm",
@@ -54,20 +55,32 @@ RESULTS = {
             "setting": "equal treatment",
             "target_measurements": 200,
             "hypervolume": {"useful": 0.1187},
+            "front": [],
         },
         "drop-top": {
             "label": "top layers dropped",
             "setting": "equal treatment",
             "target_measurements": 0,
             "hypervolume": {"useful": 0.0},
+            "front": [],
         },
     },
     "budgets": {"limits": {}, "met": {}, "notes": ["No member meets all budgets together."]},
     "retargets": {
         "local": {
-            "dense": {"energy_j": 0.2, "latency_ms": 46.3, "peak_power_w": None, "flops": 1e9},
+            "dense": {
+                "quality": 0.91,
+                "energy_j": 0.2,
+                "latency_ms": 46.3,
+                "peak_power_w": None,
+                "flops": 1e9,
+                "origin": {"energy": "modelled", "latency": "measured", "power": None},
+            },
             "front": [
                 {
+                    "key": "0123456789",
+                    "name": "50 %",
+                    "quality": 0.905,
                     "energy_j": 0.05,
                     "latency_ms": 12.34,
                     "peak_power_w": None,
@@ -206,38 +219,38 @@ def test_failure_leaves_with_1_and_one_sentence(arguments, message, capsys, tmp_
     assert message in err
 
 
-def test_run_prints_the_table_and_nothing_else_to_standard_output(run_file, capsys):
+def test_run_prints_tables_and_nothing_else_to_standard_output(run_file, capsys):
     assert status_of("run", run_file) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert lines[0].startswith("mine: MetaS-PEFT, minilm on sst2 (synthetic data), for pixel-8")
-    assert "energy J (simulated)" in out
-    assert "0.1 (50%)" in out
-    assert "not measured" in out
-    assert "Hyper-volume: useful 0.1234, chance 0.5000" in lines
-    (rival,) = [line.split() for line in lines if "EChorda-style" in line]
-    assert rival[-5:] == ["200", "0.1187", "1.04", "[0.99,", "1.10]"]
-    (collapsed,) = [line.split() for line in lines if "top layers dropped" in line]
-    assert collapsed[-3:] == ["0", "0.0000", "-"]
-    assert (
-        "On local, after 5 measurements and no training, dense -> smallest: "
-        "energy 0.2 -> 0.05 J (modelled), latency 46.3 -> 12.3 ms (measured)" in lines
+    assert lines[0] == "mine: MetaS-PEFT, minilm on sst2 (synthetic data), for pixel-8"
+    assert "Members of the front on pixel-8" in out
+    assert "Members of the front on local" in out
+    assert "simulated" in out
+    assert lines.index("Hyper-volume: useful 0.1234, chance 0.5000") < lines.index(
+        "Surrogate error on the target: energy 2.3 %, latency 3.0 %, power 4.0 %"
     )
+    assert "Measurements on the target: 0 while training, 5 for calibration, 7 for evaluation" in lines
     assert "No member meets all budgets together." in lines
-    assert "Surrogate error on the target: energy 2.3 %, latency 3.0 %, power 4.0 %" in lines
-    assert "0 while training, 5 for calibration, 7 for evaluation" in out
     assert lines[-1] == "Report: outputs/mine/report.html"
     assert "chatter" in err
     assert "chatter" not in out
 
 
+def test_rival_of_a_run_is_shown_with_what_it_asked_of_the_target(run_file, capsys):
+    assert status_of("run", run_file) == 0
+    (rival,) = [line.split() for line in capsys.readouterr().out.splitlines() if "EChorda-style" in line]
+    assert "200" in rival
+    assert "0.1187" in rival
+
+
 def test_run_shows_the_figures_that_the_run_file_names(run_file, capsys):
     assert status_of("run", run_file, "evaluation.metrics=[accuracy,energy]", "evaluation.primary_metric=energy_j") == 0
     out = capsys.readouterr().out
-    assert "latency ms" not in out
-    assert "EChorda" not in out
-    assert "Surrogate error" not in out
-    assert "Best energy_j: 0.1 by 50 %" in out
+    assert "Energy" in out
+    for absent in ("Latency", "Peak power", "FLOPs", "EChorda", "Surrogate error", "Hyper-volume"):
+        assert absent not in out
+    assert "Least energy: 0.1 J by 50 %" in out
 
 
 def test_run_writes_its_log_into_its_folder(run_file, tmp_path, capsys):

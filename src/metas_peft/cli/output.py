@@ -48,7 +48,6 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
         numeric: Indices of the columns that are aligned to the right.
     """
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -56,9 +55,16 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
         table.add_column(column, justify="right" if index in numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
+    print_rich(table)
+
+
+def print_rich(renderable: Any) -> None:
+    """Print something that rich draws to standard output."""
+    from rich.console import Console
+
     # A file or a pipe has no width; a table cut at 80 characters would lose figures.
     console = Console(highlight=False, markup=False)
-    Console(highlight=False, markup=False, width=console.width if console.is_terminal else 160).print(table)
+    Console(highlight=False, markup=False, width=console.width if console.is_terminal else 160).print(renderable)
 
 
 def log_to_stderr() -> None:

@@ -67,7 +67,7 @@ def run(
     if not give(results if multirun else results[0], json_target):
         return
     for (folder, config), result in zip(folders, results, strict=True):
-        show_results(result, config.evaluation, folder)
+        show_results(folder, result, config.evaluation)
 
 
 def _job(config: "RunConfig", folder: Path) -> "tuple[Path, RunConfig]":

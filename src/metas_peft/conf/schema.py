@@ -167,7 +167,8 @@ class SurrogateConfig:
         "method that goes with the predictor chosen.",
     )
     calibration_design: Literal["random", "quantiles"] = key(
-        "random", "Which configurations calibrate: random ones, or ones spread over predicted cost."
+        "quantiles",
+        "Which configurations calibrate: ones spread evenly over FLOPs, or `random` ones as in the source.",
     )
     records: int = key(2400, "Simulated measurements of the pool to learn from.", at_least=50, below=3000)
     kind: Literal["auto", "reference", "roofline"] = key(
@@ -203,7 +204,7 @@ class EvaluationConfig:
 
     primary_metric: Metric = key("hypervolume", "Figure that heads the table of results.", spellings=METRIC_SPELLINGS)
     metrics: tuple[Metric, ...] = key(
-        ("quality", "energy_j", "latency_ms", "peak_power_w", "surrogate_error", "hypervolume"),
+        ("quality", "energy_j", "latency_ms", "peak_power_w", "flops", "surrogate_error", "hypervolume"),
         "Columns and lines of the table that ends a run; `results.json` and the report hold everything.",
         spellings=METRIC_SPELLINGS,
     )

@@ -14,7 +14,7 @@ _TONES = {"strong": "bold", "good": "green", "bad": "yellow", "muted": "dim"}
 def front_table(run: Run, target: Target | None = None, *, without: tuple[str, ...] = ()) -> RichTable:
     """Members of the front on the run's target, or on one that it was re-targeted to, without some columns."""
     # Counts of single units are for the page; a terminal is narrow.
-    hidden = ("Layers", "Heads", "FFN neurons", "Ranks", "Cut vs. masked")
+    hidden = ("Layers", "Heads", "FFN blocks", "Ranks", "Cut vs. masked")
     return as_rich(members_table(run, target or run.target), hidden=(*hidden, *without))
 
 
