@@ -1,5 +1,7 @@
-"""Hard-concrete gates as pure functions (Louizos, Welling and Kingma 2018, "Learning Sparse Neural Networks
-through L0 Regularization", equations 10 to 13), with stretch (gamma, zeta) = (-0.1, 1.1).
+"""Hard-concrete gates as pure functions.
+
+Louizos, Welling and Kingma 2018, "Learning Sparse Neural Networks through L0 Regularization", equations 10 to 13,
+with stretch (gamma, zeta) = (-0.1, 1.1).
 """
 
 import math

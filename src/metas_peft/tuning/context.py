@@ -20,7 +20,7 @@ from metas_peft.core.records import BackboneShape, Cost, Subnet, Workload
 from metas_peft.gates import masked
 from metas_peft.tuning.data import Collator, EncodedTexts
 from metas_peft.tuning.loop import LoopSettings, Objective, fit
-from metas_peft.tuning.objectives import DistilledObjective, Distillation, TaskObjective, Teacher
+from metas_peft.tuning.objectives import Distillation, DistilledObjective, TaskObjective, Teacher
 from metas_peft.tuning.order import descending, importances
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class TuningContext:
         gates: Gate settings.
         workload: What is priced and measured.
         weights: lambda, mu, nu.
-        cost_model: Calibrated cost model of the target.
+        cost_model: Calibrated cost model of the target; None for methods that use none.
         fit_on_target: Measures subnets on the target (the device counts them) and fits a cost model to them; for
             rivals that need it.
         target_samples: How many measurements such a rival takes.
@@ -102,7 +102,7 @@ class TuningContext:
     def __init__(
         self, *, adapted: Any, shape: BackboneShape, data: EncodedTexts, collator: Collator, settings: LoopSettings,
         schedule: Schedule, distillation: Distillation, gates: GateSettings, workload: Workload, weights: Cost[float],
-        cost_model: CostModel, fit_on_target: Callable[[Sequence[Subnet]], CostModel], target_samples: int,
+        cost_model: CostModel | None, fit_on_target: Callable[[Sequence[Subnet]], CostModel], target_samples: int,
         operating_points: Sequence[float], seed: int, progress: bool = True,
     ) -> None:  # fmt: skip
         self.adapted = adapted
@@ -117,6 +117,11 @@ class TuningContext:
         self._head_order = torch.arange(shape.n_kv_heads).repeat(shape.n_layers, 1)
         self._neuron_order = torch.arange(shape.ffn_size).repeat(shape.n_layers, 1)
         self._start: tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor] | None = None
+
+    @property
+    def head_order(self) -> torch.Tensor:
+        """KV group of the published backbone at each place of the ordered model, (L, G)."""
+        return self._head_order.clone()
 
     # ---- the dense stage
 

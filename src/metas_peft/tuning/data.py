@@ -13,15 +13,23 @@ class EncodedTexts(Dataset):  # type: ignore[type-arg]
     """Tokenised, labelled texts; each item also carries its index, by which teacher outputs are found.
 
     Args:
-        tokenizer: A `transformers` tokeniser.
-        texts: Texts.
+        ids: Token ids of each text.
         labels: Class numbers, same length.
-        max_length: Longer texts are cut.
     """
 
-    def __init__(self, tokenizer: Any, texts: Sequence[str], labels: Sequence[int], max_length: int) -> None:
-        self.ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    def __init__(self, ids: Sequence[list[int]], labels: Sequence[int]) -> None:
+        self.ids = list(ids)
         self.labels = list(labels)
+
+    @classmethod
+    def encode(cls, tokenizer: Any, texts: Sequence[str], labels: Sequence[int], max_length: int) -> "EncodedTexts":
+        """Tokenise texts with a `transformers` tokeniser; longer ones are cut."""
+        return cls(tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"], labels)
+
+    def choose(self, count: int, seed: int) -> "EncodedTexts":
+        """At most `count` texts, a seeded choice in their own order."""
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+        return EncodedTexts([self.ids[i] for i in chosen], [self.labels[i] for i in chosen])
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -4,10 +4,11 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import transformers
 from tqdm.auto import tqdm
@@ -62,6 +63,45 @@ class LoopSettings:
     gradient_checkpointing: bool = False
 
 
+class BucketSampler(torch.utils.data.Sampler[int]):
+    """Random order in which the texts of a batch have about the same length, and batches come in random order.
+
+    (`transformers`' own grouping runs from long to short within each 50 batches, so a short training ends on short
+    texts alone.)
+
+    Args:
+        lengths: Tokens of each text.
+        batch_size: Texts per batch.
+        seed: Seed of the order; every pass over the data has its own.
+    """
+
+    BATCHES_PER_POOL = 32
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths = np.asarray(lengths)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._passes = 0
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self._seed, self._passes])
+        self._passes += 1
+        order = rng.permutation(len(self._lengths))
+        size, pool = self._batch_size, self._batch_size * self.BATCHES_PER_POOL
+        whole = len(order) // size * size
+        batches = []
+        for start in range(0, whole, pool):
+            chunk = order[start : min(start + pool, whole)]
+            chunk = chunk[np.argsort(self._lengths[chunk], kind="stable")]
+            batches += [chunk[i : i + size] for i in range(0, len(chunk), size)]
+        for index in rng.permutation(len(batches)):
+            yield from batches[index].tolist()
+        yield from order[whole:].tolist()  # the incomplete batch comes last, so that the others stay aligned
+
+
 class _Trainer(transformers.Trainer):
     """A Trainer whose loss comes from an `Objective` and which trains extra parameters at their own rate."""
 
@@ -81,9 +121,13 @@ class _Trainer(transformers.Trainer):
         if not torch.isfinite(loss):
             raise TrainingDivergedError(
                 f"The loss became {loss.item()} at step {self.state.global_step + 1} "
-                f"(learning rate {self.args.learning_rate:g}). Lower training.learning_rate or use model.precision=float32."
+                f"(learning rate {self.args.learning_rate:g}). "
+                "Lower training.learning_rate or use model.precision=float32."
             )
         return (loss, None) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return BucketSampler([len(ids) for ids in self.train_dataset.ids], self.args.train_batch_size, self.args.seed)
 
     def create_optimizer(self, model: Any = None) -> Any:
         """AdamW over the model's trainable parameters, and the gates in a group of their own without decay."""
@@ -161,7 +205,6 @@ def fit(
             use_cpu=not torch.cuda.is_available(),
             seed=settings.seed,
             data_seed=settings.seed,
-            train_sampling_strategy="group_by_length",
             gradient_checkpointing=settings.gradient_checkpointing,
             optim="adamw_torch",
             save_strategy="no",

@@ -32,12 +32,16 @@ class Method(ABC):
     """A way to get smaller models; registered in `METHODS` at the end of its file.
 
     Attributes:
-        label: Name in tables.
         trains: `adapters`, or `everything` for full fine-tuning.
+
+    Args:
+        front: How a method that prices removals makes its front: `nested` or `gates`.
     """
 
-    label: str
     trains: Literal["adapters", "everything"] = "adapters"
+
+    def __init__(self, front: str = "nested") -> None:
+        self.front = front
 
     @abstractmethod
     def tune(self, context: TuningContext) -> TunedFront:

@@ -22,8 +22,6 @@ def steps_of_equal_cost(context: TuningContext, fractions: list[float]) -> int:
 class DropTop(Method):
     """Keep the first layers; each size is a model of its own."""
 
-    label = "distilled top-layer dropping"
-
     def kept(self, layers: int, count: int) -> tuple[int, ...]:
         """Layers that stay when `count` of `layers` do."""
         return tuple(range(count))
@@ -51,8 +49,6 @@ class DropTop(Method):
 
 class DropAlternate(DropTop):
     """Keep layers spread evenly over the depth."""
-
-    label = "distilled alternate-layer dropping"
 
     def kept(self, layers: int, count: int) -> tuple[int, ...]:
         """Evenly spaced layers, the first included."""

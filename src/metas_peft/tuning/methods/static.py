@@ -10,8 +10,6 @@ from metas_peft.tuning.methods.base import METHODS, Method, TunedFront
 class StaticLora(Method):
     """LoRA on the whole backbone: the shared start itself."""
 
-    label = "static LoRA"
-
     def tune(self, context: TuningContext) -> TunedFront:
         """The dense model as the only member."""
         context.reset()
@@ -21,7 +19,6 @@ class StaticLora(Method):
 class FullFineTuning(StaticLora):
     """Every weight trained, nothing removed."""
 
-    label = "full fine-tuning"
     trains: Literal["adapters", "everything"] = "everything"
 
 

@@ -1,0 +1,374 @@
+"""The walk of one run: pool, data, calibration, tuning, measuring, controller, other devices, results."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import transformers
+
+from metas_peft import __version__
+from metas_peft.conf import METHODS as METHOD_TABLE
+from metas_peft.conf import CostTerm, RunConfig, dump, to_dict
+from metas_peft.conf.notices import device_id, notices
+from metas_peft.core.files import write_json, write_text
+from metas_peft.core.protocols import CostModel
+from metas_peft.core.records import Subnet
+from metas_peft.devices import LOCAL, Device, Ledger, Purpose, open_device
+from metas_peft.experiment import results, tables
+from metas_peft.experiment.control import build_controller
+from metas_peft.experiment.fronts import MODELS, StoredMember, answers, store_front, tune
+from metas_peft.experiment.pricing import (
+    LearntPool,
+    calibration_subnets,
+    fit_surrogate,
+    kind_of,
+    learn_pool,
+    measure,
+    record_rows,
+    records_from,
+)
+from metas_peft.experiment.stages import Stages
+from metas_peft.experiment.workbench import Workbench, set_threads
+from metas_peft.surrogate import MetaTrained, Surrogate
+from metas_peft.tuning.context import TuningContext
+from metas_peft.tuning.methods import TunedFront
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "scikit-learn", "moocore")
+DENSE = "dense"
+
+
+def run(config: RunConfig, run_dir: Path, *, progress: bool = True) -> Path:
+    """Run an experiment, or go on with one that was interrupted.
+
+    Args:
+        config: What to do.
+        run_dir: The run's folder; the run files' contract names what is in it afterwards.
+        progress: Whether progress bars are shown on standard error.
+
+    Returns:
+        `run_dir`.
+
+    Raises:
+        MetasPeftError: In one sentence, what went wrong; finished stages stay and are not repeated.
+    """
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return _Experiment(config, run_dir, progress).run()
+
+
+class _Experiment:
+    """State of one run; each stage is a method that computes or finds its files."""
+
+    def __init__(self, config: RunConfig, run_dir: Path, progress: bool) -> None:
+        self.config, self.dir, self.progress = config, run_dir, progress
+        self.method = METHOD_TABLE[config.method]
+        self.base_method = "MetaS-PEFT" if self.method.name.startswith("ablation-") else self.method.name
+        self.seed = config.training.seed
+        self.threads = set_threads(config.threads)
+        self.notes = notices(config)
+        for note in self.notes:
+            logger.warning(note)
+        self.stages = Stages(run_dir, to_dict(config))
+        write_text(run_dir / "config.yaml", dump(config))
+        self.ledger = Ledger()
+        self.ledger_rows: list[dict[str, Any]] = []
+        self.record_rows: list[dict[str, Any]] = []
+        self._devices: dict[str, Device] = {}
+        self._bench: Workbench | None = None
+        self._context: TuningContext | None = None
+
+    @property
+    def bench(self) -> Workbench:
+        """Model and data, loaded when first needed."""
+        if self._bench is None:
+            self._bench = Workbench.build(self.config)
+        return self._bench
+
+    def device(self, name: str) -> Device:
+        """A device, opened once per run: `local` keeps its anchor, so that all its measurements share one scale."""
+        name = device_id(name)
+        if name not in self._devices:
+            threads = self.threads if name == LOCAL else None
+            self._devices[name] = open_device(name, ledger=self.ledger, threads=threads)
+        return self._devices[name]
+
+    def measured_stage(self, name: str, compute: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """A stage that may call devices: what the ledger counted meanwhile is kept with its facts."""
+
+        def counted(folder: Path) -> dict[str, Any]:
+            before = self.ledger.rows()
+            facts = compute(folder)
+            return {**facts, "ledger": _difference(self.ledger.rows(), before)}
+
+        _, facts = self.stages.run(name, counted)
+        return facts
+
+    # ---- the walk
+
+    def run(self) -> Path:
+        started = time.monotonic()
+        bench = self.bench  # wrong names, missing data and weights come to light before anything is computed
+        uses_surrogate = self.method.cost_term is CostTerm.SURROGATE
+        pool = self.learn_pool() if uses_surrogate or self.rivals_fit_models() else None
+        surrogate = self.calibrate(pool, self.config.target) if uses_surrogate and pool else None
+        self.tune_dense()
+        fronts = {self.method.name: self.tune(self.method.name, pool, surrogate)}
+        for name in self.rivals():
+            fronts[name] = self.tune(name, pool, None)
+        dense = self.dense_member()
+        quality = self.evaluate(dense, fronts)
+        target = self.measure_all(self.config.target, dense, fronts)
+        outcome = results.Outcome(self.config, bench.task, bench.shape, bench.workload, dense, fronts, quality,
+                                  target, surrogate, np.array(bench.validation.labels))  # fmt: skip
+        controller = self.control(outcome)
+        retargets = {}
+        if pool is not None and uses_surrogate:
+            retargets = {device_id(name): self.retarget(name, pool, outcome) for name in self.config.retarget}
+        self.finish(outcome, pool, controller, retargets, time.monotonic() - started)
+        return self.dir
+
+    def rivals(self) -> list[str]:
+        """Baselines of the run file, under their canonical names, without the method itself."""
+        names = [METHOD_TABLE.resolve(name) for name in self.config.evaluation.baselines]
+        return [name for name in dict.fromkeys(names) if name != self.method.name]
+
+    def rivals_fit_models(self) -> bool:
+        """Whether the method or a rival fits a model to target measurements."""
+        names = [self.method.name, *self.rivals()]
+        return any(METHOD_TABLE[name].cost_term is CostTerm.TARGET for name in names)
+
+    def learn_pool(self) -> LearntPool:
+        path = self.dir / "surrogate.safetensors"
+        kept: dict[str, Any] = {}
+
+        def compute(folder: Path) -> dict[str, Any]:
+            learnt = learn_pool(self.config, self.dir, self.progress)
+            learnt.trained.save(path)
+            kept["pool"] = learnt
+            return {"kept": learnt.kept, "dropped": learnt.dropped, "notes": learnt.notes}
+
+        _, facts = self.stages.run("surrogate", compute)
+        self.notes += facts["notes"]
+        trained = kept["pool"].trained if kept else MetaTrained.load(path)
+        return LearntPool(trained, facts["kept"], facts["dropped"], facts["notes"])
+
+    def calibrate(self, pool: LearntPool, target: str) -> Surrogate:
+        """Part C on one device: the five measurements, made once and kept."""
+        bench = self.bench
+
+        def compute(folder: Path) -> dict[str, Any]:
+            device = self.device(target)
+            subnets = calibration_subnets(bench.shape, bench.workload, self.config)
+            records = (
+                measure(device, subnets, bench.shape, bench.workload, bench.open_subnet,
+                        purpose=Purpose.CALIBRATION, seed=self.seed) if subnets else []
+            )  # fmt: skip
+            return {"records": record_rows(records)}
+
+        facts = self.measured_stage(f"calibrate-{device_id(target)}", compute)
+        self.ledger_rows += facts["ledger"]
+        self.record_rows += facts["records"]
+        kind, _ = kind_of(self.config, pool.trained)
+        return fit_surrogate(pool.trained, kind, records_from(facts["records"]), self.device(target))
+
+    def tune_dense(self) -> None:
+        """Fine-tune the whole model: the teacher and the start of every method."""
+        bench = self.bench
+
+        def compute(folder: Path) -> dict[str, Any]:
+            context = self.context(None)
+            seconds = context.train_dense()
+            bench.save_trained(folder / "trained.safetensors")
+            return {"seconds": seconds}
+
+        folder, _ = self.stages.run("dense", compute)
+        bench.load_trained(folder / "trained.safetensors")
+
+    def context(self, cost_model: CostModel | None, pool: LearntPool | None = None) -> TuningContext:
+        """The shared start, handed to one method."""
+        bench = self.bench
+
+        def fit_on_target(subnets: Sequence[Subnet]) -> CostModel:
+            assert pool is not None
+            device = self.device(self.config.target)
+            records = measure(device, subnets, bench.shape, bench.workload, bench.open_subnet,
+                              purpose=Purpose.CALIBRATION, seed=self.seed + 1)  # fmt: skip
+            return pool.trained.fit("roofline", records, device.spec).bind(bench.shape, bench.workload)
+
+        if self._context is None:
+            self._context = TuningContext(
+                adapted=bench.adapted, shape=bench.shape, data=bench.train, collator=bench.collator,
+                settings=bench.loop_settings(), schedule=bench.schedule(), distillation=bench.distillation(),
+                gates=bench.gate_settings(), workload=bench.workload, weights=bench.weights(), cost_model=None,
+                fit_on_target=fit_on_target, target_samples=self.config.hardware_profiling.real_measurements_required,
+                operating_points=self.config.evaluation.operating_points, seed=self.seed, progress=self.progress,
+            )  # fmt: skip
+        self._context.cost_model = cost_model
+        self._context.fit_on_target = fit_on_target
+        return self._context
+
+    def tune(self, name: str, pool: LearntPool | None, surrogate: Surrogate | None) -> results.MethodFront:
+        """One method's front: trained, cut, stored."""
+        bench = self.bench
+        is_main = name == self.method.name
+        folder = self.dir if is_main else self.dir / "baselines" / METHOD_TABLE[name].name
+
+        def compute(stage: Path) -> dict[str, Any]:
+            started = time.monotonic()
+            cost_model = surrogate.bind(bench.shape, bench.workload) if surrogate is not None else None
+            context = self.context(cost_model, pool)
+            front = tune(context, self.base_method if is_main else name, self.config.front)
+            seconds = time.monotonic() - started
+            facts = store_front(front, bench, folder, name)
+            if is_main and not self.method.trains_all:
+                context.save_adapter(folder / "adapter")
+            return {**facts, "seconds": seconds, "head_order": context.head_order.tolist()}
+
+        facts = self.measured_stage(f"tune-{METHOD_TABLE[name].name}", compute)
+        if is_main:
+            self.ledger_rows += facts["ledger"]
+        self.notes += [f"{METHOD_TABLE[name].label}: {note}" for note in facts["notes"]]
+        members = [StoredMember.from_dict(m, folder / MODELS) for m in facts["members"]]
+        return results.MethodFront(
+            name, members, facts["seconds"], facts["ledger"], facts["notes"], facts["head_order"]
+        )
+
+    def dense_member(self) -> StoredMember:
+        """The ungated static-LoRA model (or fully fine-tuned one), cut out like any member."""
+        bench = self.bench
+        folder = self.dir / DENSE
+
+        def compute(stage: Path) -> dict[str, Any]:
+            context = self.context(None)
+            context.reset()
+            member = context.cut(DENSE, Subnet.dense(bench.shape))
+            return store_front(TunedFront([member]), bench, folder, "static-lora")
+
+        _, facts = self.stages.run("dense-model", compute)
+        return StoredMember.from_dict(facts["members"][0], folder / MODELS)
+
+    def evaluate(self, dense: StoredMember, fronts: dict[str, results.MethodFront]) -> dict[str, np.ndarray]:
+        """Answers of every member to the evaluation texts, by method; `dense` for the dense model."""
+        path = self.dir / "stages" / "evaluate" / "answers.npz"
+
+        def compute(folder: Path) -> dict[str, Any]:
+            found = {
+                DENSE: answers([dense], self.bench.validation, self.bench, title="evaluate", progress=self.progress)
+            }
+            for name, front in fronts.items():
+                found[name] = answers(front.members, self.bench.validation, self.bench, title=f"evaluate {name}",
+                                      progress=self.progress)  # fmt: skip
+            np.savez(folder / "answers.npz", **found)
+            return {}
+
+        self.stages.run("evaluate", compute)
+        with np.load(path) as stored:
+            return {name: stored[name] for name in stored.files}
+
+    def measure_all(self, target: str, dense: StoredMember, fronts: dict[str, results.MethodFront]) -> results.Measured:
+        """Measure the dense model and every member of every front on a device."""
+        bench = self.bench
+        members = [dense, *(m for front in fronts.values() for m in front.members)]
+        unique = {m.subnet.key: m for m in members}
+
+        def compute(folder: Path) -> dict[str, Any]:
+            device = self.device(target)
+            stored = {key: bench.open_stored(m.folder) for key, m in unique.items()}
+            records = measure(device, [m.subnet for m in unique.values()], bench.shape, bench.workload,
+                              lambda s: stored[s.key], purpose=Purpose.EVALUATION, seed=self.seed + 2)  # fmt: skip
+            return {"records": record_rows(records)}
+
+        facts = self.measured_stage(f"measure-{device_id(target)}", compute)
+        self.ledger_rows += facts["ledger"]
+        self.record_rows += facts["records"]
+        records = records_from(facts["records"])
+        device = self.device(target)
+        return results.Measured(device, dict(zip(unique, records, strict=True)), facts["ledger"])
+
+    def control(self, outcome: results.Outcome) -> dict[str, Any] | None:
+        """Part D, where there is a choice to make and every cost is known."""
+        members = outcome.main.members
+        costs = [outcome.target.cost(m.subnet.key) for m in members]
+        if len(members) < 2 or any(cost is None for cost in costs):
+            return None
+        bench, config = self.bench, self.config.controller
+
+        def compute(folder: Path) -> dict[str, Any]:
+            recorded = bench.train.choose(config.inputs, self.seed)
+            return build_controller(
+                members, [c for c in costs if c is not None], recorded=recorded,
+                recorded_answers=answers(members, recorded, bench, title="controller", progress=self.progress),
+                evaluated=bench.validation, evaluated_answers=outcome.answers[self.method.name],
+                labels=np.array(bench.validation.labels), train=bench.train,
+                vocabulary=self.bench.network.config.get_text_config().vocab_size,
+                max_length=self.config.dataset.max_length, depth=config.depth, seed=self.seed,
+                run_id=self.config.run_id, yardstick=outcome.yardstick(outcome.target), folder=self.dir,
+            )  # fmt: skip
+
+        _, facts = self.stages.run("controller", compute)
+        return facts
+
+    def retarget(self, name: str, pool: LearntPool, outcome: results.Outcome) -> dict[str, Any]:
+        """The same front on another device: five measurements, no training."""
+        if device_id(name) in pool.kept:
+            # The pool has seen this device: without it, the surrogate is trained again.
+            pool = self.learn_without(name)
+        before = len(self.ledger_rows)
+        surrogate = self.calibrate(pool, name)
+        measured = self.measure_all(name, outcome.dense, {self.method.name: outcome.main})
+        elsewhere = outcome.on(measured, surrogate)
+        return results.retarget_block(elsewhere, self.ledger_rows[before:])
+
+    def learn_without(self, name: str) -> LearntPool:
+        """A pool without a device that is about to be a target."""
+        other = dataclasses.replace(
+            self.config, device=name, surrogate=dataclasses.replace(self.config.surrogate, checkpoint_path=None)
+        )
+        return learn_pool(other, self.dir, self.progress)
+
+    def finish(
+        self, outcome: results.Outcome, pool: LearntPool | None, controller: dict[str, Any] | None,
+        retargets: dict[str, Any], seconds: float,
+    ) -> None:  # fmt: skip
+        """Write results and tables; the results last, since a folder that has them is finished."""
+        took = self.stages.seconds
+        total = sum(took.values())
+        everything = results.results_block(
+            outcome, pool=pool, choice=kind_of(self.config, pool.trained) if pool else None, controller=controller,
+            retargets=retargets, ledger_rows=self.ledger_rows, notes=self.notes, backbone=self.bench.backbone,
+            backbone_source=self.bench.backbone_source, versions=_versions(),
+            seconds={
+                "surrogate": took.get("surrogate", 0.0),
+                "tuning": sum(v for k, v in took.items() if k == DENSE or k.startswith("tune-")),
+                "evaluation": sum(v for k, v in took.items() if k in ("evaluate", "controller") or "measure" in k),
+                "total": max(total, seconds),
+            },
+        )  # fmt: skip
+        adapter = self.dir / "adapter" / "adapter_model.safetensors"
+        everything["adapter_bytes"] = adapter.stat().st_size if adapter.exists() else None
+        tables.write_rows(self.dir / "front.parquet", tables.front_rows(everything))
+        tables.write_rows(self.dir / "records.parquet", self.record_rows)
+        write_json(self.dir / "results.json", everything)
+
+
+def _difference(after: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Ledger rows that were added, with the counts that were added."""
+    known = {(r["device"], r["purpose"]): r["count"] for r in before}
+    grown = [{**r, "count": r["count"] - known.get((r["device"], r["purpose"]), 0)} for r in after]
+    return [row for row in grown if row["count"]]
+
+
+def _versions() -> dict[str, str]:
+    found = {"metas-peft": __version__}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found

@@ -1,0 +1,149 @@
+"""From the pool and five measurements to a cost model of the target."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from metas_peft.conf import RunConfig, writable_or
+from metas_peft.core.errors import CheckpointError
+from metas_peft.core.records import BackboneShape, ProfileRecord, Subnet, Workload
+from metas_peft.costs import SHAPES, Counts, paper_cost
+from metas_peft.devices import Device, Purpose, Specimen, open_device, resolve_pool
+from metas_peft.surrogate import MetaTrained, Surrogate, design, simulate_pool, train
+
+logger = logging.getLogger(__name__)
+
+CANDIDATES = 200  # gate configurations among which the calibration points are chosen
+Opener = Callable[[Subnet], Callable[[Workload], Callable[[], object]]]
+
+
+@dataclass(frozen=True)
+class LearntPool:
+    """A meta-trained surrogate and what it was learnt from.
+
+    Attributes:
+        trained: The surrogate before calibration.
+        kept: Devices of the pool.
+        dropped: Devices taken out because they are the target.
+        notes: Sentences for the report.
+    """
+
+    trained: MetaTrained
+    kept: list[str]
+    dropped: list[str]
+    notes: list[str]
+
+
+def learn_pool(config: RunConfig, folder: Path, progress: bool) -> LearntPool:
+    """Meta-train on the simulated pool, or read what the run file's checkpoint holds.
+
+    Args:
+        config: The run.
+        folder: The run's folder.
+        progress: Whether to show a bar.
+    """
+    from metas_peft.conf.notices import pool_names
+
+    kept, dropped = resolve_pool(list(pool_names(config)), config.target)
+    notes: list[str] = []
+    wanted = config.surrogate.checkpoint_path
+    path, notice = writable_or(folder, wanted) if wanted else (None, None)
+    if notice:
+        logger.warning(notice)
+        notes.append(notice)
+    for source in dict.fromkeys(p for p in (Path(wanted) if wanted else None, path) if p is not None):
+        if source.exists():
+            trained = MetaTrained.load(source)
+            if set(trained.devices) == set(kept):
+                logger.info("The surrogate is read from %s.", source)
+                return LearntPool(trained, kept, dropped, notes)
+            notes.append(
+                f"{source} was learnt from {', '.join(trained.devices)}, this run's pool is {', '.join(kept)}: "
+                "the surrogate is trained anew and the file left as it is."
+            )
+            logger.warning(notes[-1])
+            path = None
+    with tqdm(total=100, desc="surrogate", delay=2.0, leave=False, disable=not progress, dynamic_ncols=True) as bar:
+
+        def report(part: float, offset: float, share: float) -> None:
+            bar.update(round(offset + share * part) - bar.n)
+
+        devices = [open_device(name) for name in kept]
+        records = simulate_pool(
+            devices, list(SHAPES.values()), records=config.surrogate.records, seed=config.training.seed,
+            progress=lambda part: report(part, 0, 10),
+        )  # fmt: skip
+        trained = train(
+            records, seed=config.training.seed, specs={d.spec.device_id: d.spec for d in devices},
+            progress=lambda part: report(part, 10, 90),
+        )  # fmt: skip
+    if path is not None:
+        trained.save(path)
+    return LearntPool(trained, kept, dropped, notes)
+
+
+def kind_of(config: RunConfig, trained: MetaTrained) -> tuple[str, str]:
+    """Which predictor is used, and why."""
+    wanted = config.surrogate.kind
+    if wanted == "auto" and config.surrogate.calibration_method == "roofline":
+        return "roofline", "The run file asks for surrogate.calibration_method=roofline."
+    if wanted != "auto":
+        return wanted, f"The run file asks for surrogate.kind={wanted}."
+    return trained.choose(), trained.why()
+
+
+def calibration_subnets(shape: BackboneShape, workload: Workload, config: RunConfig) -> list[Subnet]:
+    """The gate configurations to measure on a new device, chosen without labels."""
+    rng = np.random.default_rng(config.training.seed + 11)
+    found: dict[str, Subnet] = {}
+    while len(found) < CANDIDATES:
+        size = rng.uniform(0.1, 1.0)
+        heads = rng.binomial(shape.n_kv_heads, size, shape.n_layers)
+        blocks = rng.binomial(shape.ffn_blocks, size, shape.n_layers)
+        if heads.sum() + blocks.sum():
+            subnet = Subnet.prefix(heads.tolist(), blocks.tolist())
+            found[subnet.key] = subnet
+        if len(found) >= _distinct(shape):
+            break
+    subnets = list(found.values())
+    papers = [paper_cost(shape, Counts.of(s, shape), workload) for s in subnets]
+    samples = min(config.surrogate.calibration_samples, len(subnets))
+    chosen = design(papers, samples, config.surrogate.calibration_design, seed=config.training.seed)
+    return [subnets[i] for i in chosen]
+
+
+def _distinct(shape: BackboneShape) -> int:
+    per_layer = (shape.n_kv_heads + 1) * (shape.ffn_blocks + 1)
+    return per_layer**shape.n_layers // 2
+
+
+def measure(
+    device: Device, subnets: Sequence[Subnet], shape: BackboneShape, workload: Workload, opener: Opener, *,
+    purpose: Purpose, seed: int,
+) -> list[ProfileRecord]:  # fmt: skip
+    """Measure subnets on a device; `opener` builds the model where the device runs one."""
+    specimens = [Specimen(s, shape, opener(s)) for s in subnets]
+    return device.measure(specimens, workload, purpose=purpose, seed=seed)
+
+
+def fit_surrogate(trained: MetaTrained, kind: str, records: Sequence[ProfileRecord], device: Device) -> Surrogate:
+    """Part C: the surrogate of one device from its calibration records; zero-shot without any."""
+    return trained.fit(kind, records, device.spec) if records else trained.zero_shot(kind, device.spec)
+
+
+def record_rows(records: Sequence[ProfileRecord]) -> list[dict[str, Any]]:
+    """Records as JSON rows."""
+    return [record.as_row() for record in records]
+
+
+def records_from(rows: Sequence[dict[str, Any]]) -> list[ProfileRecord]:
+    """Inverse of `record_rows`."""
+    try:
+        return [ProfileRecord.from_row(row) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"Stored measurements cannot be read ({error!r}). Delete the run's folder.") from error

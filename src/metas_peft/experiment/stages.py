@@ -1,0 +1,97 @@
+"""Stages of a run: each leaves files and a mark; a run started again takes up at the first stage without a mark."""
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from metas_peft.core.errors import CheckpointError, OutputError, UsageError
+from metas_peft.core.files import read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "stages"
+SETTINGS = "settings.json"
+# What changes where a run writes or how it talks, not what it computes.
+IRRELEVANT = ("output_dir", "run_id")
+
+
+class Stages:
+    """Marks and results of the stages of one run.
+
+    Args:
+        run_dir: The run's folder; created.
+        settings: The resolved configuration as plain data.
+
+    Raises:
+        UsageError: The folder holds a run with other settings.
+        OutputError: The folder cannot be written.
+    """
+
+    def __init__(self, run_dir: Path, settings: dict[str, Any]) -> None:
+        self._folder = run_dir / FOLDER
+        relevant = {k: v for k, v in settings.items() if k not in IRRELEVANT}
+        known = self._folder / SETTINGS
+        if known.exists():
+            stored = _read(known)
+            changed = _differences(stored, json.loads(json.dumps(relevant)))
+            if changed:
+                raise UsageError(
+                    f"{run_dir} holds a run with other settings ({'; '.join(changed[:4])}). "
+                    "Choose another run_id, or delete that folder to start over."
+                )
+        else:
+            write_json(known, relevant)
+        self.seconds: dict[str, float] = {}
+
+    def run(self, name: str, compute: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+        """Compute a stage, or find it done.
+
+        Args:
+            name: Name of the stage.
+            compute: Writes files into the folder it is given and returns JSON facts.
+
+        Returns:
+            The stage's folder and facts.
+        """
+        folder = self._folder / name
+        mark = self._folder / f"{name}.json"
+        if mark.exists():
+            stored = _read(mark)
+            logger.info("Stage %s is done already.", name)
+            self.seconds[name] = stored["seconds"]
+            return folder, stored["facts"]
+        shutil.rmtree(folder, ignore_errors=True)  # half a stage from an interrupted run
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise OutputError(f"Cannot create {folder}: {error.strerror}.") from error
+        logger.info("Stage %s begins.", name)
+        started = time.monotonic()
+        facts = compute(folder)
+        self.seconds[name] = time.monotonic() - started
+        write_json(mark, {"seconds": self.seconds[name], "facts": facts})
+        return folder, facts
+
+
+def digest(data: Any) -> str:
+    """Ten hexadecimal digits over JSON data."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}). Delete the run's folder and start over.") from error
+
+
+def _differences(before: Any, after: Any, path: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = sorted(before.keys() | after.keys())
+        return [d for k in keys for d in _differences(before.get(k), after.get(k), f"{path}.{k}".lstrip("."))]
+    return [] if before == after else [f"{path} was {before}, is {after}"]

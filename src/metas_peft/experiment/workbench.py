@@ -1,0 +1,210 @@
+"""Backbone, data and settings of a run put together: what tuning and measuring both need."""
+
+import copy
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from metas_peft.backbones import add_lora, compact, shape_of
+from metas_peft.backbones.load import load_backbone
+from metas_peft.backbones.store import load as load_compact
+from metas_peft.conf import METHODS, RunConfig
+from metas_peft.core.errors import RunFileError
+from metas_peft.core.files import replacing
+from metas_peft.core.records import BackboneShape, Cost, Subnet, Workload
+from metas_peft.tasks import TaskData, TextExamples, load_task
+from metas_peft.tuning.context import GateSettings, Schedule
+from metas_peft.tuning.data import Collator, EncodedTexts
+from metas_peft.tuning.loop import LoopSettings
+from metas_peft.tuning.objectives import Distillation
+
+logger = logging.getLogger(__name__)
+
+SMALL_MACHINE_CORES = 4
+
+
+def set_threads(wanted: int | None) -> int:
+    """Set torch's threads; one on small machines, where two contended threads are slower than one.
+
+    Returns:
+        The number in force.
+    """
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+    elif (os.cpu_count() or 1) <= SMALL_MACHINE_CORES:
+        torch.set_num_threads(1)
+    return torch.get_num_threads()
+
+
+@dataclass
+class Workbench:
+    """A run's model and data.
+
+    Attributes:
+        config: The run.
+        task: Texts and labels.
+        backbone: Name of the backbone.
+        backbone_source: Where its weights came from.
+        adapted: PEFT model, or the plain model for full fine-tuning.
+        network: The `transformers` model inside.
+        dense_config: Its config before anything is cut.
+        shape: Its shape.
+        tokenizer: Its tokeniser.
+        train: Training texts.
+        validation: Evaluation texts.
+        collator: Pads batches.
+        workload: What is priced and measured.
+    """
+
+    config: RunConfig
+    task: TaskData
+    backbone: str
+    backbone_source: str
+    adapted: Any
+    network: Any
+    dense_config: Any
+    shape: BackboneShape
+    tokenizer: Any
+    train: EncodedTexts
+    validation: EncodedTexts
+    collator: Collator
+    workload: Workload
+
+    @classmethod
+    def build(cls, config: RunConfig) -> "Workbench":
+        """Load data and backbone and put adapters on it.
+
+        Raises:
+            MetasPeftError: Data or weights are missing, or the run file contradicts the backbone.
+        """
+        data, model = config.dataset, config.model
+        task = load_task(
+            data.name, path=data.path, source=data.source, train_limit=data.train_limit,
+            evaluation_limit=data.evaluation_limit, seed=config.training.seed,
+        )  # fmt: skip
+        loaded = load_backbone(
+            model.name, n_labels=len(task.label_names), weights=model.weights, seed=config.training.seed,
+            texts=task.train.texts,
+        )  # fmt: skip
+        shape = shape_of(loaded.model, (), loaded.name)
+        for key, wanted, found in (
+            ("model.hidden_size", model.hidden_size, shape.hidden),
+            ("model.num_layers", model.num_layers, shape.n_layers),
+        ):
+            if wanted is not None and wanted != found:
+                raise RunFileError(f"{key} is {wanted}, but {model.name} has {found}. Correct it or leave it out.")
+        if METHODS[config.method].trains_all:
+            adapted, network = loaded.model, loaded.model
+            adapted.requires_grad_(True)
+        else:
+            peft = model.peft
+            targets = peft.target_modules if isinstance(peft.target_modules, str) else list(peft.target_modules)
+            adapted, sites = add_lora(
+                loaded.model, targets, rank=peft.r, alpha=peft.alpha, dropout=peft.dropout, seed=config.training.seed
+            )
+            network = adapted.get_base_model()
+            shape = shape_of(network, sites, loaded.name)
+
+        def encode(part: TextExamples) -> EncodedTexts:
+            return EncodedTexts.encode(loaded.tokenizer, part.texts, part.labels, data.max_length)
+
+        return cls(
+            config=config,
+            task=task,
+            backbone=loaded.name,
+            backbone_source=loaded.source,
+            adapted=adapted,
+            network=network,
+            dense_config=copy.deepcopy(network.config),
+            shape=shape,
+            tokenizer=loaded.tokenizer,
+            train=encode(task.train),
+            validation=encode(task.validation),
+            collator=Collator(loaded.tokenizer.pad_token_id, data.max_length if data.padding == "max_length" else None),
+            workload=Workload(
+                batch_size=config.evaluation.batch_size, seq_len=config.evaluation.seq_len or data.max_length
+            ),
+        )
+
+    # ---- settings of the stages
+
+    def loop_settings(self) -> LoopSettings:
+        """Loop settings of the dense stage."""
+        t = self.config.training
+        return LoopSettings(
+            steps=None,
+            epochs=t.num_epochs,
+            batch_size=self.config.dataset.batch_size,
+            accumulation=t.gradient_accumulation_steps,
+            learning_rate=t.learning_rate,
+            weight_decay=t.weight_decay,
+            scheduler=t.lr_scheduler,
+            warmup=t.warmup_steps if t.warmup_steps is not None else min(t.warmup_ratio, 0.999),
+            bf16=self.config.model.precision == "bfloat16",
+            seed=t.seed,
+        )
+
+    def distillation(self) -> Distillation:
+        """Weights of the distillation, an ablation's changes included."""
+        d = self.config.training.distillation
+        return Distillation(d.temperature, d.cross_entropy, d.kl, d.hidden)
+
+    def gate_settings(self) -> GateSettings:
+        """Gate settings of `front=gates`."""
+        g = self.config.model.gating
+        return GateSettings(
+            tuple(g.granularity), g.hard_concrete_temperature, g.gate_sparsity_regulariser, g.gate_learning_rate
+        )
+
+    def schedule(self) -> Schedule:
+        """Steps of the stages after the dense one."""
+        return Schedule(self.config.training.path_steps, self.config.training.joint_steps)
+
+    def weights(self) -> Cost[float]:
+        """lambda, mu, nu."""
+        w = self.config.objective_weights
+        return Cost(w.lambda_energy, w.mu_latency, w.nu_power)
+
+    # ---- weights on disk
+
+    def save_trained(self, path: Path) -> None:
+        """Write everything that is trained."""
+        state = {n: p.detach().contiguous() for n, p in self.adapted.named_parameters() if p.requires_grad}
+        with replacing(path) as temporary:
+            save_file(state, temporary)
+
+    @torch.no_grad()
+    def load_trained(self, path: Path) -> None:
+        """Inverse of `save_trained`."""
+        state = load_file(path)
+        for name, parameter in self.adapted.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(state[name])
+
+    # ---- passes to be measured
+
+    def open_subnet(self, subnet: Subnet) -> Any:
+        """Opener of a subnet cut from the network as it is; its cost does not depend on the weights' values."""
+        return lambda workload: self._runner(compact(self.network, self.shape, subnet), workload)
+
+    def open_stored(self, folder: Path) -> Any:
+        """Opener of a stored member: what is measured is what ships."""
+        return lambda workload: self._runner(load_compact(folder), workload)
+
+    def _runner(self, model: Any, workload: Workload) -> Any:
+        model.set_attn_implementation("sdpa")
+        generator = torch.Generator().manual_seed(0)
+        vocabulary = model.config.get_text_config().vocab_size
+        ids = torch.randint(1, vocabulary, (workload.batch_size, workload.seq_len), generator=generator)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+        def one_pass() -> None:
+            with torch.inference_mode():
+                model(**inputs)
+
+        return one_pass

@@ -1,0 +1,83 @@
+"""Methods that remove what is cheap to lose and dear to keep; they differ in who tells the price.
+
+EChorda and DiGASE are known from a description only, hence "-style"; here they get the same warm start, order,
+path and training as ours (equal treatment).
+"""
+
+from abc import abstractmethod
+
+import numpy as np
+
+from metas_peft.core.errors import CalibrationError
+from metas_peft.core.records import Cost, Subnet
+from metas_peft.costs import Counts, paper_cost
+from metas_peft.tuning.context import TuningContext
+from metas_peft.tuning.methods.base import METHODS, Method, TunedFront
+from metas_peft.tuning.methods.gates import gates_front
+from metas_peft.tuning.methods.nested import nested_front
+from metas_peft.tuning.pricing import Price
+
+FRONTS = {"nested": nested_front, "gates": gates_front}
+
+
+class PricedMethod(Method):
+    """One fine-tuning, the whole front, given a price."""
+
+    @abstractmethod
+    def price(self, context: TuningContext) -> Price:
+        """What decides the removals."""
+
+    def tune(self, context: TuningContext) -> TunedFront:
+        """The front of this method's price."""
+        return FRONTS[self.front](context, self.price(context))
+
+
+class MetasPeft(PricedMethod):
+    """Priced by the calibrated surrogate in all three costs; no device is called while training."""
+
+    def price(self, context: TuningContext) -> Price:
+        """lambda, mu, nu over the surrogate's predictions."""
+        if context.cost_model is None:
+            raise CalibrationError("MetaS-PEFT needs a calibrated surrogate as its cost model, seen none.")
+        return Price.on(context.cost_model, context.weights, context.shape)
+
+
+class EChorda(PricedMethod):
+    """Energy alone, from a model fitted to many measurements (200 as described) of the target itself."""
+
+    def price(self, context: TuningContext) -> Price:
+        """Measure random subnets of all sizes and fit."""
+        cost_model = context.fit_on_target(random_subnets(context, context.target_samples))
+        return Price.on(cost_model, Cost(context.weights.energy_j or 1.0, 0.0, 0.0), context.shape)
+
+
+class DiGase(PricedMethod):
+    """FLOPs as a proxy; no measurement."""
+
+    def price(self, context: TuningContext) -> Price:
+        """FLOPs in all three places, weighted once."""
+
+        def flops(counts: Counts) -> Cost:
+            return Cost.uniform(paper_cost(context.shape, counts, context.workload).flops)
+
+        return Price.on(flops, Cost(1.0, 0.0, 0.0), context.shape)
+
+
+def random_subnets(context: TuningContext, count: int) -> list[Subnet]:
+    """Random prefix subnets of all sizes, distinct, for fitting a model of the target."""
+    rng = np.random.default_rng(context.seed + 7)
+    shape = context.shape
+    found: dict[str, Subnet] = {}
+    while len(found) < count:
+        size = rng.uniform(0.1, 1.0)
+        heads = rng.binomial(shape.n_kv_heads, size, shape.n_layers)
+        blocks = rng.binomial(shape.ffn_blocks, size, shape.n_layers)
+        if heads.sum() + blocks.sum():
+            subnet = Subnet.prefix(heads.tolist(), blocks.tolist())
+            found[subnet.key] = subnet
+    return list(found.values())
+
+
+METHODS.add("MetaS-PEFT", MetasPeft, ("proposed", "metas"))
+METHODS.add("EChorda", EChorda, ("comparative-1", "EChorda-style"))
+METHODS.add("DiGASE", DiGase, ("comparative-2", "DiGASE-style"))
