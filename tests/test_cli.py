@@ -1,11 +1,9 @@
 """The command line as users meet it: exit statuses, streams, and how fast it answers."""
 
 import json
-import os
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import pytest
 
@@ -127,10 +125,7 @@ def run_file(tmp_path, monkeypatch):
 
 
 def in_new_process(*arguments):
-    environment = os.environ | {"PYTHONPATH": str(Path(metas_peft.__file__).parent.parent)}
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=True, timeout=60, env=environment
-    )
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True, timeout=60)
 
 
 @pytest.mark.parametrize("name", ["metas_peft", "metas_peft.cli", "metas_peft.conf", "metas_peft.conf.compose"])
