@@ -96,6 +96,12 @@ def test_bad_files_are_one_sentence(tmp_path, name, content, message):
         load_task("sst2", path=tmp_path)
 
 
+def test_file_of_copies_is_split_between_its_texts(tmp_path):
+    (tmp_path / "all.csv").write_text("text,label\n" + "a,1\n" * 2 + "b,0\n" * 2 + "c,0\n" * 2)
+    data = load_task("sst2", path=tmp_path / "all.csv")
+    assert [len(part) for part in (data.train, data.holdout, data.validation)] == [2, 2, 2]
+
+
 def test_file_of_one_text_cannot_be_split(tmp_path):
     (tmp_path / "all.csv").write_text("text,label\na,1\na,1\nA,0\n")
     with pytest.raises(DatasetError, match="3 examples with 1 different texts"):

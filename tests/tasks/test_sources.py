@@ -119,6 +119,13 @@ def test_environment_that_is_no_folder_is_refused(monkeypatch, tmp_path):
         load_task("sst2")
 
 
+def test_environment_with_an_incomplete_folder_is_no_reason_to_generate(monkeypatch, tmp_path, write_parquet):
+    write_parquet(tmp_path / "sst2/train.parquet")
+    monkeypatch.setenv("METAS_DATA", str(tmp_path))
+    with pytest.raises(DatasetError, match="no splits of sst2: .* holds train.parquet"):
+        load_task("sst2")
+
+
 def test_generated_corpus_exists_for_sst2_only():
     with pytest.raises(DatasetError, match="no generated examples for cola"):
         load_task("cola", source="builtin")

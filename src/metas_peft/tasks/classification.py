@@ -111,7 +111,7 @@ class TextClassification(Task):
         if not Path(root).is_dir():
             raise DatasetError(f"{DATA_VARIABLE} names {root}, which is no folder. Correct or unset the variable.")
         folder = Path(root) / self.name
-        return self._from_folder(folder, request) if folder.is_dir() else None
+        return self._from_path(folder, request) if folder.is_dir() else None
 
     def _from_folder(self, folder: Path, request: DatasetRequest) -> TaskData | None:
         subfolders = (*self.subfolders, self.name, *(f"{self.name}/{sub}" for sub in self.subfolders))

@@ -76,9 +76,12 @@ def _hold_out(examples: TextExamples, seed: int) -> tuple[TextExamples, TextExam
         groups.setdefault(text.casefold(), []).append(index)
     copies = list(groups.values())
     held: set[int] = set()
-    for group in np.random.default_rng([seed, 1]).permutation(len(copies)):
+    order = np.random.default_rng([seed, 1]).permutation(len(copies))
+    for group in order:
         if len(held) + len(copies[group]) <= min(size, len(examples) - 1):
             held.update(copies[group])
+    if not held and len(copies) > 1:  # every text has more copies than there is room for
+        held.update(copies[order[0]])
     return (
         examples.take(i for i in range(len(examples)) if i not in held),
         examples.take(sorted(held)),
