@@ -368,7 +368,7 @@ class ProfileRecord:
         return cls(
             workload=Workload(**{f.name: row[f.name] for f in dataclasses.fields(Workload)}),
             paper=PaperCost(**{p: row[p] for p in PAPER_COSTS}),
-            cost=Cost.of({m: row[m] for m in METRICS}),
+            cost=Cost[float | None].of({m: row[m] for m in METRICS}),
             origin=Cost(*(_origin(row.get(f"origin_{METRIC_NAMES[m]}"), row[m], whole) for m in METRICS)),
             **{n: row[n] for n in names if n in row},
         )
@@ -406,4 +406,4 @@ class Candidate:
     method: str
     seed: int
     name: str = ""
-    extra: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, float] = field(default_factory=dict[str, float])

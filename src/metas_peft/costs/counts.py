@@ -76,7 +76,7 @@ class Counts(Generic[T]):
             else np.zeros((len(subnets), shape.n_layers, 0))
             for n, v in columns.items()
         }
-        return cls(**{n: a[0] if squeeze else a for n, a in arrays.items()})
+        return Counts(**{n: a[0] if squeeze else a for n, a in arrays.items()})
 
     @classmethod
     def dense(cls, shape: BackboneShape) -> "Counts[np.ndarray]":

@@ -6,7 +6,7 @@ Conventions: a multiply-add is 2 FLOPs; FLOPs of norms, activations and addition
 """
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from metas_peft.core.records import BackboneShape, PaperCost, Workload
 from metas_peft.core.units import BITS_PER_BYTE
@@ -48,7 +48,7 @@ def act_value_bytes(workload: Workload) -> int:
     return 4 if workload.param_bits == 32 else 2
 
 
-def layer_ops(shape: BackboneShape, counts: Counts[T], workload: Workload) -> list[Op[T]]:
+def layer_ops(shape: BackboneShape, counts: Counts[Any], workload: Workload) -> list[Op[Any]]:
     """The products of all layers, each an `Op` of shape (..., L).
 
     Args:
@@ -70,7 +70,7 @@ def layer_ops(shape: BackboneShape, counts: Counts[T], workload: Workload) -> li
     neurons = counts.neurons
     zero = kv * 0.0
 
-    def product(name: str, params: T, inputs: T, outputs: T, bias: T) -> Op[T]:
+    def product(name: str, params: Any, inputs: Any, outputs: Any, bias: Any) -> Op[Any]:
         return Op(name, 2.0 * tokens * params, wb * (params + bias), ab * tokens * (inputs + outputs), zero, zero)
 
     qkv_out = query + 2.0 * kv
@@ -107,7 +107,7 @@ def layer_ops(shape: BackboneShape, counts: Counts[T], workload: Workload) -> li
     return ops
 
 
-def outer_op(shape: BackboneShape, counts: Counts[T], workload: Workload) -> Op[T]:
+def outer_op(shape: BackboneShape, counts: Counts[Any], workload: Workload) -> Op[Any]:
     """Everything outside the layers: embedding look-up, final norm or pooler, head. Shape (..., 1)."""
     one = counts.attention[..., :1] * 0.0 + 1.0
     tokens = workload.batch_size * workload.seq_len
@@ -117,7 +117,7 @@ def outer_op(shape: BackboneShape, counts: Counts[T], workload: Workload) -> Op[
     return Op("outer", one * flops, one * head_bytes, one * (2.0 * ab * tokens * shape.hidden), one * 0.0, one * 0.0)
 
 
-def kernels(counts: Counts[T], per_layer: float, adapter_kernels: bool = False) -> T:
+def kernels(counts: Counts[Any], per_layer: float, adapter_kernels: bool = False) -> Any:
     """Sequential kernels of all layers, shape (...).
 
     Args:
@@ -131,7 +131,7 @@ def kernels(counts: Counts[T], per_layer: float, adapter_kernels: bool = False) 
     return total
 
 
-def paper_cost(shape: BackboneShape, counts: Counts[T], workload: Workload) -> PaperCost[T]:
+def paper_cost(shape: BackboneShape, counts: Counts[Any], workload: Workload) -> PaperCost[Any]:
     """Total counted costs of one pass of one batch, each of shape (...).
 
     `weight_bytes` are the bytes stored, embeddings included; they are exact for 32 and 16 bits.
@@ -142,7 +142,7 @@ def paper_cost(shape: BackboneShape, counts: Counts[T], workload: Workload) -> P
     norms = shape.norm_params * (counts.attention + counts.ffn).sum(-1)
     fixed = shape.embedding_params + shape.head_params
 
-    def total(field: str) -> T:
+    def total(field: str) -> Any:
         return sum((getattr(op, field).sum(-1) for op in ops), getattr(outer, field).sum(-1))
 
     separate = workload.adapter == "separate"
