@@ -1,8 +1,8 @@
 """Does the built-in corpus need a transformer? Bag of words against dense LoRA on all-MiniLM-L6-v2.
 
-Run `python benchmarks/builtin_corpus.py` (about six minutes on one idle core). Rows that the result file holds already are
-not run again; delete the file to start afresh. The bag of words gets every advantage: its penalty is chosen on
-the evaluation part itself.
+Run `python benchmarks/builtin_corpus.py` (about six minutes on one idle core). Rows that the result file holds
+already are not run again; delete the file to start afresh. The bag of words gets every advantage: its
+penalty is chosen on the evaluation part itself.
 """
 
 import argparse
