@@ -10,7 +10,9 @@ __version__ = "0.1.0"
 
 # Public name -> where it lives.
 _WHERE: dict[str, tuple[str, str]] = {
+    "Front": ("metas_peft.experiment.api", "Front"),
     "load": ("metas_peft.backbones.store", "load"),
+    "tune": ("metas_peft.experiment.api", "tune"),
 }
 
 __all__ = ["__version__", *_WHERE]

@@ -75,14 +75,20 @@ def load_backbone(
                 location, dtype=torch.float32, local_files_only=not hub_is_reachable(), **options
             )
     Layout(model)  # refuses an unknown family before anything is trained
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    without_dropout(model)
     tokenizer = _tokenizer(location, weights, texts, model.config.vocab_size)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     label = BACKBONES.resolve(name) if name in BACKBONES else name
     return LoadedBackbone(model, tokenizer, label, source)
+
+
+def without_dropout(model: Any) -> Any:
+    """Switch a model's dropout off, in place, and return it."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
 
 
 def _locate(name: str, weights: str) -> tuple[str | None, str]:

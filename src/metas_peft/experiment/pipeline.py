@@ -45,12 +45,13 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "scikit-lear
 DENSE = "dense"
 
 
-def run(config: RunConfig, run_dir: Path, *, progress: bool = True) -> Path:
+def run(config: RunConfig, run_dir: Path, *, bench: Workbench | None = None, progress: bool = True) -> Path:
     """Run an experiment, or go on with one that was interrupted.
 
     Args:
         config: What to do.
         run_dir: The run's folder; the run files' contract names what is in it afterwards.
+        bench: Model and data, if they are not those that the run file names.
         progress: Whether progress bars are shown on standard error.
 
     Returns:
@@ -61,13 +62,13 @@ def run(config: RunConfig, run_dir: Path, *, progress: bool = True) -> Path:
     """
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    return _Experiment(config, run_dir, progress).run()
+    return _Experiment(config, run_dir, bench, progress).run()
 
 
 class _Experiment:
     """State of one run; each stage is a method that computes or finds its files."""
 
-    def __init__(self, config: RunConfig, run_dir: Path, progress: bool) -> None:
+    def __init__(self, config: RunConfig, run_dir: Path, bench: Workbench | None, progress: bool) -> None:
         self.config, self.dir, self.progress = config, run_dir, progress
         self.method = METHOD_TABLE[config.method]
         self.base_method = "MetaS-PEFT" if self.method.name.startswith("ablation-") else self.method.name
@@ -82,14 +83,14 @@ class _Experiment:
         self.ledger_rows: list[dict[str, Any]] = []
         self.record_rows: list[dict[str, Any]] = []
         self._devices: dict[str, Device] = {}
-        self._bench: Workbench | None = None
+        self._bench = bench
         self._context: TuningContext | None = None
 
     @property
     def bench(self) -> Workbench:
         """Model and data, loaded when first needed."""
         if self._bench is None:
-            self._bench = Workbench.build(self.config)
+            self._bench = Workbench.load(self.config)
         return self._bench
 
     def device(self, name: str) -> Device:
@@ -126,8 +127,11 @@ class _Experiment:
         dense = self.dense_member()
         quality = self.evaluate(dense, fronts)
         target = self.measure_all(self.config.target, dense, fronts)
-        outcome = results.Outcome(self.config, bench.task, bench.shape, bench.workload, dense, fronts, quality,
-                                  target, surrogate, np.array(bench.validation.labels))  # fmt: skip
+        outcome = results.Outcome(
+            config=self.config, task=bench.task, score=bench.score, shape=bench.shape, workload=bench.workload,
+            dense=dense, fronts=fronts, answers=quality, target=target, surrogate=surrogate,
+            labels=np.array(bench.validation.labels),
+        )  # fmt: skip
         controller = self.control(outcome)
         retargets = {}
         if pool is not None and uses_surrogate:

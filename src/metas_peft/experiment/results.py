@@ -25,8 +25,9 @@ from metas_peft.costs import Counts, paper_cost
 from metas_peft.devices import Device, SimulatedDevice, Specimen
 from metas_peft.experiment.fronts import StoredMember
 from metas_peft.experiment.pricing import LearntPool
+from metas_peft.experiment.workbench import Score
 from metas_peft.surrogate import Surrogate
-from metas_peft.tasks import TASKS, TaskData
+from metas_peft.tasks import TaskData
 
 SCHEMA_VERSION = 1
 BOOTSTRAP_DRAWS = 1000
@@ -82,6 +83,7 @@ class Outcome:
     Attributes:
         config: The run.
         task: Its data.
+        score: Metrics of predicted classes, headline first.
         shape: Backbone.
         workload: What was measured.
         dense: The ungated model.
@@ -93,6 +95,7 @@ class Outcome:
 
     config: RunConfig
     task: TaskData
+    score: Score
     shape: BackboneShape
     workload: Workload
     dense: StoredMember
@@ -115,7 +118,7 @@ class Outcome:
 
     def quality(self, method: str, index: int) -> dict[str, float]:
         """Scores of one member on the evaluation texts, headline first."""
-        return TASKS[self.config.dataset.name].score(self.answers[method][index].tolist(), self.labels.tolist())
+        return self.score(self.answers[method][index].tolist(), self.labels.tolist())
 
     def headline(self, method: str, index: int) -> float:
         """Headline metric of one member."""

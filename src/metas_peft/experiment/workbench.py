@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from metas_peft.backbones import add_lora, compact, shape_of
-from metas_peft.backbones.load import load_backbone
+from metas_peft.backbones.load import LoadedBackbone, load_backbone
 from metas_peft.backbones.store import load as load_compact
 from metas_peft.conf import METHODS, RunConfig
 from metas_peft.core.errors import RunFileError
 from metas_peft.core.files import replacing
 from metas_peft.core.records import BackboneShape, Cost, Subnet, Workload
-from metas_peft.tasks import TaskData, TextExamples, load_task
+from metas_peft.tasks import TASKS, TaskData, TextExamples, load_task
 from metas_peft.tuning.context import GateSettings, Schedule
 from metas_peft.tuning.data import Collator, EncodedTexts
 from metas_peft.tuning.loop import LoopSettings
@@ -26,6 +27,7 @@ from metas_peft.tuning.objectives import Distillation
 logger = logging.getLogger(__name__)
 
 SMALL_MACHINE_CORES = 4
+Score = Callable[[Sequence[int], Sequence[int]], dict[str, float]]
 
 
 def set_threads(wanted: int | None) -> int:
@@ -48,6 +50,7 @@ class Workbench:
     Attributes:
         config: The run.
         task: Texts and labels.
+        score: Metrics of predicted classes, headline first.
         backbone: Name of the backbone.
         backbone_source: Where its weights came from.
         adapted: PEFT model, or the plain model for full fine-tuning.
@@ -63,6 +66,7 @@ class Workbench:
 
     config: RunConfig
     task: TaskData
+    score: Score
     backbone: str
     backbone_source: str
     adapted: Any
@@ -76,8 +80,8 @@ class Workbench:
     workload: Workload
 
     @classmethod
-    def build(cls, config: RunConfig) -> "Workbench":
-        """Load data and backbone and put adapters on it.
+    def load(cls, config: RunConfig) -> "Workbench":
+        """Load the data and the backbone that a run file names.
 
         Raises:
             MetasPeftError: Data or weights are missing, or the run file contradicts the backbone.
@@ -91,6 +95,16 @@ class Workbench:
             model.name, n_labels=len(task.label_names), weights=model.weights, seed=config.training.seed,
             texts=task.train.texts,
         )  # fmt: skip
+        return cls.assemble(config, task, TASKS[data.name].score, loaded)
+
+    @classmethod
+    def assemble(cls, config: RunConfig, task: TaskData, score: Score, loaded: LoadedBackbone) -> "Workbench":
+        """Put adapters on a backbone and the data through its tokeniser.
+
+        Raises:
+            RunFileError: The run file contradicts the backbone.
+        """
+        data, model = config.dataset, config.model
         shape = shape_of(loaded.model, (), loaded.name)
         for key, wanted, found in (
             ("model.hidden_size", model.hidden_size, shape.hidden),
@@ -116,6 +130,7 @@ class Workbench:
         return cls(
             config=config,
             task=task,
+            score=score,
             backbone=loaded.name,
             backbone_source=loaded.source,
             adapted=adapted,

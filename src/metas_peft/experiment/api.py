@@ -1,0 +1,137 @@
+"""The library's front door: your `transformers` model and your texts in, a measured front out."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metas_peft.backbones import Layout
+from metas_peft.backbones.load import LoadedBackbone, without_dropout
+from metas_peft.backbones.store import load
+from metas_peft.conf.compose import load as load_config
+from metas_peft.conf.runfile import RunFile
+from metas_peft.core.errors import UnknownNameError, nearest
+from metas_peft.core.files import read_json
+from metas_peft.core.records import METRICS, Cost, Origin
+from metas_peft.core.registry import canonical
+from metas_peft.experiment.fronts import MODELS
+from metas_peft.experiment.pipeline import run
+from metas_peft.experiment.workbench import Workbench
+from metas_peft.tasks.base import DatasetRequest, TextExamples
+from metas_peft.tasks.classification import TextClassification
+from metas_peft.tasks.metrics import accuracy_scores
+from metas_peft.tasks.splits import assemble
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FrontMember:
+    """One member of a finished front.
+
+    Attributes:
+        name: Label such as `50 %`.
+        quality: Headline metric on the evaluation texts.
+        cost: Energy (J), latency (ms), peak power (W) of one pass on the target.
+        origin: Where each of the three comes from.
+        flops_fraction: FLOPs over those of the dense model.
+        folder: Where the compact model is.
+    """
+
+    name: str
+    quality: float
+    cost: Cost[float | None]
+    origin: Cost[Origin | None]
+    flops_fraction: float
+    folder: Path
+
+    def load(self) -> torch.nn.Module:
+        """The compact model, a plain module in evaluation mode."""
+        return load(self.folder)
+
+
+class Front:
+    """The members of a finished run, largest first.
+
+    Args:
+        run_dir: Folder of the run.
+    """
+
+    def __init__(self, run_dir: str | Path) -> None:
+        self.run_dir = Path(run_dir)
+        self.results: dict[str, Any] = read_json(self.run_dir / "results.json")
+        self._members = [_member(row, self.run_dir) for row in self.results["front"]]
+
+    def __iter__(self) -> Iterator[FrontMember]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __getitem__(self, name: str) -> FrontMember:
+        for member in self._members:
+            if name in (member.name, member.folder.name):
+                return member
+        names = [member.name for member in self._members]
+        raise UnknownNameError(f"The front has no member {name!r}: {nearest(name, names)}")
+
+
+def _member(row: dict[str, Any], run_dir: Path) -> FrontMember:
+    origins = [row["origin"][name] for name in ("energy", "latency", "power")]
+    return FrontMember(
+        row["name"],
+        row["quality"],
+        Cost.of({m: row[m] for m in METRICS}),
+        Cost(*(None if o is None else Origin(o) for o in origins)),
+        row["flops_fraction"],
+        run_dir / MODELS / row["key"],
+    )
+
+
+def tune(
+    model: Any,
+    tokenizer: Any,
+    train: tuple[Sequence[str], Sequence[int]],
+    validation: tuple[Sequence[str], Sequence[int]],
+    *,
+    device: str = "pixel-8",
+    out: str | Path = "outputs/tuned",
+    settings: Sequence[str] = (),
+) -> Front:
+    """Fine-tune a `transformers` classifier for a device and cut the front of smaller models.
+
+    Args:
+        model: `AutoModelForSequenceClassification` of a known family, on the CPU or the default accelerator.
+        tokenizer: Its tokeniser.
+        train: Texts and class numbers to train on.
+        validation: Texts and class numbers to evaluate on; they choose nothing.
+        device: Target by name or alias, `local`, or the path of a device file.
+        out: Folder of the run; an interrupted call goes on where it stopped.
+        settings: Keys of a run file, as `key=value`, such as `training.num_epochs=3`.
+
+    Returns:
+        The front; `Front(out)` opens it again later.
+
+    Raises:
+        MetasPeftError: In one sentence, what went wrong.
+    """
+    out = Path(out)
+    Layout(model)  # refuses an unknown family before anything is read
+    names = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
+    name = canonical(model.config.name_or_path or model.config.model_type)
+    config = load_config(RunFile(out.name, {}), [f"device={device}", f"run_id={canonical(out.name)}", *settings])
+    task = TextClassification(name="your data", label_names=names, scores=accuracy_scores)
+    limits = config.dataset
+    request = DatasetRequest(
+        train_limit=limits.train_limit, evaluation_limit=limits.evaluation_limit, seed=config.training.seed
+    )
+    data = assemble(
+        task, names, TextExamples(tuple(train[0]), tuple(train[1])),
+        TextExamples(tuple(validation[0]), tuple(validation[1])), request, origin="real", source="given in memory",
+    )  # fmt: skip
+    loaded = LoadedBackbone(without_dropout(model), tokenizer, name, "given in memory")
+    run(config, out, bench=Workbench.assemble(config, data, task.score, loaded))
+    return Front(out)
