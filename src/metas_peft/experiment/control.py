@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from metas_peft import pareto
 from metas_peft.control import assess, c_header, codec
-from metas_peft.control.features import self_information, sequence_features
+from metas_peft.control.features import sequence_features
 from metas_peft.control.fit import fit
 from metas_peft.control.policy import cheapest_agreeing
 from metas_peft.control.tree import Controller, run_tag
@@ -20,10 +21,23 @@ from metas_peft.experiment.fronts import StoredMember
 from metas_peft.tuning.data import EncodedTexts
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Texts and what every member answered.
+
+    Attributes:
+        texts: N texts.
+        answers: Classes, (M, N).
+    """
+
+    texts: EncodedTexts
+    answers: np.ndarray
+
+
 def build_controller(
-    members: Sequence[StoredMember], costs: Sequence[Cost[float]], *, recorded: EncodedTexts,
-    recorded_answers: np.ndarray, evaluated: EncodedTexts, evaluated_answers: np.ndarray, labels: np.ndarray,
-    train: EncodedTexts, vocabulary: int, max_length: int, depth: int, seed: int, run_id: str, yardstick: pareto.Yardstick, folder: Path,
+    members: Sequence[StoredMember], costs: Sequence[Cost[float]], *, recorded: Asked, evaluated: Asked,
+    information: np.ndarray, max_length: int, depth: int, seed: int, run_id: str, yardstick: pareto.Yardstick,
+    folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
     """Fit, store and assess the controller; returns the `controller` part of the results.
 
@@ -31,12 +45,8 @@ def build_controller(
         members: The front, largest first.
         costs: Measured cost of each member.
         recorded: Inputs whose policy choices are learnt (training texts).
-        recorded_answers: Classes, (M, N).
         evaluated: Inputs on which the controller is scored.
-        evaluated_answers: Classes, (M, E).
-        labels: True classes of `evaluated`, (E,).
-        train: All training texts, for the unigram model.
-        vocabulary: Size of the vocabulary.
+        information: Nats per vocabulary entry of a unigram model of the training set, (V,).
         max_length: Tokens at which the position is 1.
         depth: Depth of the tree.
         seed: Seed of the tree.
@@ -45,20 +55,19 @@ def build_controller(
         folder: Where `controller.json` and `controller.h` go.
     """
     order = [int(i) for i in np.argsort([c.latency_ms for c in costs], kind="stable")]
-    information = self_information(train.ids, vocabulary)
-    choice = cheapest_agreeing(recorded_answers, order)
-    tree = fit(*sequence_features(recorded.ids, information, max_length), choice, depth=depth, seed=seed)
+    choice = cheapest_agreeing(recorded.answers, order)
+    tree = fit(*sequence_features(recorded.texts.ids, information, max_length), choice, depth=depth, seed=seed)
     names = tuple(member.name for member in members)
     controller = Controller(tree, tuple(m.subnet for m in members), run_tag(run_id), names)
-    entropy, position = sequence_features(evaluated.ids, information, max_length)
+    entropy, position = sequence_features(evaluated.texts.ids, information, max_length)
     result = assess.assess(
-        correct=evaluated_answers == labels[None],
+        correct=evaluated.answers == np.array(evaluated.texts.labels)[None],
         costs=np.array([[c.energy_j, c.latency_ms, c.peak_power_w] for c in costs]),
-        policy_choice=cheapest_agreeing(evaluated_answers, order),
+        policy_choice=cheapest_agreeing(evaluated.answers, order),
         tree_choice=assess.decide_all(tree, entropy, position),
         volume=functools.partial(pareto.volume, yardstick=yardstick),
     )
-    longest = max(evaluated.ids, key=len)
+    longest = max(evaluated.texts.ids, key=len)
     timing = assess.time_decision(controller, longest, information.tolist(), max_length)
     note = result.note
     try:
@@ -80,6 +89,6 @@ def build_controller(
         "usage": dict(zip(names, result.tree.usage, strict=True)),
         "quality": result.tree.quality,
         "policy_quality": result.policy.quality,
-        "recorded_inputs": len(recorded),
+        "recorded_inputs": len(recorded.texts),
         "note": note,
     }

@@ -16,12 +16,13 @@ from metas_peft import __version__
 from metas_peft.conf import METHODS as METHOD_TABLE
 from metas_peft.conf import CostTerm, RunConfig, dump, to_dict
 from metas_peft.conf.notices import device_id, notices
+from metas_peft.control.features import self_information
 from metas_peft.core.files import write_json, write_text
 from metas_peft.core.protocols import CostModel
 from metas_peft.core.records import Subnet
 from metas_peft.devices import LOCAL, Device, Ledger, Purpose, open_device
 from metas_peft.experiment import results, tables
-from metas_peft.experiment.control import build_controller
+from metas_peft.experiment.control import Asked, build_controller
 from metas_peft.experiment.fronts import MODELS, StoredMember, answers, store_front, tune
 from metas_peft.experiment.pricing import (
     LearntPool,
@@ -306,15 +307,15 @@ class _Experiment:
         bench, config = self.bench, self.config.controller
 
         def compute(folder: Path) -> dict[str, Any]:
-            recorded = bench.train.choose(config.inputs, self.seed)
+            texts = bench.train.choose(config.inputs, self.seed)
+            replies = answers(members, texts, bench, title="controller", progress=self.progress)
+            vocabulary = bench.network.config.get_text_config().vocab_size
             return build_controller(
-                members, [c for c in costs if c is not None], recorded=recorded,
-                recorded_answers=answers(members, recorded, bench, title="controller", progress=self.progress),
-                evaluated=bench.validation, evaluated_answers=outcome.answers[self.method.name],
-                labels=np.array(bench.validation.labels), train=bench.train,
-                vocabulary=self.bench.network.config.get_text_config().vocab_size,
-                max_length=self.config.dataset.max_length, depth=config.depth, seed=self.seed,
-                run_id=self.config.run_id, yardstick=outcome.yardstick(outcome.target), folder=self.dir,
+                members, [c for c in costs if c is not None], recorded=Asked(texts, replies),
+                evaluated=Asked(bench.validation, outcome.answers[self.method.name]),
+                information=self_information(bench.train.ids, vocabulary), max_length=self.config.dataset.max_length,
+                depth=config.depth, seed=self.seed, run_id=self.config.run_id,
+                yardstick=outcome.yardstick(outcome.target), folder=self.dir,
             )  # fmt: skip
 
         _, facts = self.stages.run("controller", compute)
