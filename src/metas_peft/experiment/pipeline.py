@@ -14,14 +14,16 @@ import transformers
 
 from metas_peft import __version__
 from metas_peft.conf import METHODS as METHOD_TABLE
-from metas_peft.conf import CostTerm, RunConfig, dump, to_dict
+from metas_peft.conf import CostTerm, RunConfig, dump, to_dict, writable_or
 from metas_peft.conf.notices import device_id, notices
 from metas_peft.control.features import self_information
+from metas_peft.core.errors import CalibrationError
 from metas_peft.core.files import write_json, write_text
 from metas_peft.core.protocols import CostModel
 from metas_peft.core.records import Subnet
 from metas_peft.devices import LOCAL, Device, Ledger, Purpose, open_device
 from metas_peft.experiment import results, tables
+from metas_peft.experiment.cache import MeasurementCache
 from metas_peft.experiment.control import Asked, build_controller
 from metas_peft.experiment.fronts import MODELS, StoredMember, answers, store_front, tune
 from metas_peft.experiment.pricing import (
@@ -202,10 +204,14 @@ class _Experiment:
         bench = self.bench
 
         def fit_on_target(subnets: Sequence[Subnet]) -> CostModel:
-            assert pool is not None
-            device = self.device(self.config.target)
-            records = measure(device, subnets, bench.shape, bench.workload, bench.open_subnet,
-                              purpose=Purpose.CALIBRATION, seed=self.seed + 1)  # fmt: skip
+            if pool is None:
+                raise CalibrationError("A cost model of the target needs the pool's prior, but none was learnt.")
+            device, seed = self.device(self.config.target), self.seed + 1
+            records = self.cache().measure(
+                subnets, bench.shape, bench.workload, device.spec, seed,
+                lambda missing: measure(device, missing, bench.shape, bench.workload, bench.open_subnet,
+                                        purpose=Purpose.CALIBRATION, seed=seed),
+            )  # fmt: skip
             return pool.trained.fit("roofline", records, device.spec).bind(bench.shape, bench.workload)
 
         if self._context is None:
@@ -219,6 +225,16 @@ class _Experiment:
         self._context.cost_model = cost_model
         self._context.fit_on_target = fit_on_target
         return self._context
+
+    def cache(self) -> MeasurementCache:
+        """Where target measurements are kept: the run file's folder, else the run's own."""
+        wanted = self.config.hardware_profiling.measurement_cache_dir or self.dir / "measurements"
+        folder, notice = writable_or(self.dir, wanted)
+        if notice:
+            logger.warning(notice)
+            self.notes.append(notice)
+        folder.mkdir(parents=True, exist_ok=True)
+        return MeasurementCache(folder)
 
     def tune(self, name: str, pool: LearntPool | None, surrogate: Surrogate | None) -> results.MethodFront:
         """One method's front: trained, cut, stored."""

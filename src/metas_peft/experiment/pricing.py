@@ -1,5 +1,6 @@
 """From the pool and five measurements to a cost model of the target."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from metas_peft.core.errors import CheckpointError
 from metas_peft.core.records import BackboneShape, ProfileRecord, Subnet, Workload
 from metas_peft.costs import SHAPES, Counts, paper_cost
 from metas_peft.devices import Device, Purpose, Specimen, open_device, resolve_pool
-from metas_peft.surrogate import MetaTrained, Surrogate, design, simulate_pool, train
+from metas_peft.surrogate import MetaTrained, MetaTraining, Surrogate, design, simulate_pool, train
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +81,18 @@ def learn_pool(config: RunConfig, folder: Path, progress: bool) -> LearntPool:
         )  # fmt: skip
         trained = train(
             records, seed=config.training.seed, specs={d.spec.device_id: d.spec for d in devices},
+            training=meta_training(config),
             progress=lambda part: report(part, 10, 90),
         )  # fmt: skip
     if path is not None:
         trained.save(path)
     return LearntPool(trained, kept, dropped, notes)
+
+
+def meta_training(config: RunConfig) -> MetaTraining:
+    """How the source's network is trained, an ablation's changes included."""
+    usual = MetaTraining(meta=config.surrogate.meta_learning)
+    return usual if config.surrogate.mixup else dataclasses.replace(usual, mixup=0.0)
 
 
 def kind_of(config: RunConfig, trained: MetaTrained) -> tuple[str, str]:
