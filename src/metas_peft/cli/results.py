@@ -24,8 +24,8 @@ def show_results(folder: Path, results: Mapping[str, Any], wanted: EvaluationCon
     run = read_run(folder)
     shown = {wanted.primary_metric, *wanted.metrics}
     without = tuple(METRIC_LABELS[m] for m in METRICS if m not in shown) + (() if "flops" in shown else ("FLOPs",))
-    data = f"{results['task_origin']} data"
-    typer.echo(f"{run.run_id}: {run.label}, {run.backbone} on {run.task} ({data}), for {run.target.device}\n")
+    task = run.task if "synthetic" in run.task or not run.is_synthetic else f"{run.task} (synthetic data)"
+    typer.echo(f"{run.run_id}: {run.label}, {run.backbone} on {task}, for {run.target.device}\n")
     print_rich(front_table(run, without=without))
     for target in run.retargets:
         print_rich(front_table(run, target, without=without))
