@@ -35,10 +35,9 @@ class Asked:
 
 
 def build_controller(
-    members: Sequence[StoredMember], costs: Sequence[Cost[float]], *, recorded: EncodedTexts,
-    recorded_answers: np.ndarray, evaluated: EncodedTexts, evaluated_answers: np.ndarray, labels: np.ndarray,
-    train: EncodedTexts, vocabulary: int, max_length: int, depth: int, seed: int, run_id: str,
-    yardstick: pareto.Yardstick, folder: Path,
+    members: Sequence[StoredMember], costs: Sequence[Cost[float]], *, recorded: Asked, evaluated: Asked,
+    information: np.ndarray, max_length: int, depth: int, seed: int, run_id: str, yardstick: pareto.Yardstick,
+    folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
     """Fit, store and assess the controller; returns the `controller` part of the results.
 
