@@ -47,7 +47,6 @@ class LoopSettings:
         warmup: Steps if at least 1, else the fraction of all steps.
         bf16: Whether to autocast to bfloat16.
         seed: Seed of the order of the data.
-        gradient_checkpointing: Recompute activations in the backward pass.
     """
 
     steps: int | None
@@ -60,7 +59,6 @@ class LoopSettings:
     warmup: float
     bf16: bool
     seed: int
-    gradient_checkpointing: bool = False
 
 
 class BucketSampler(torch.utils.data.Sampler[int]):
@@ -110,6 +108,9 @@ class _Trainer(transformers.Trainer):
         self._objective = objective
         self._gates = list(gates)
         self._gate_rate = gate_rate
+        # The objective returns a mean. Of a model whose forward takes further keywords the Trainer would assume a sum
+        # already divided by all accumulated items, and would add up the batches of a step instead of averaging them.
+        self.model_accepts_loss_kwargs = False
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
         """Ask the objective; a loss that is not finite ends the run.
@@ -134,7 +135,13 @@ class _Trainer(transformers.Trainer):
         optimizer = super().create_optimizer() if model is None else super().create_optimizer(model)
         if self._gates:
             optimizer.add_param_group({"params": self._gates, "lr": self._gate_rate, "weight_decay": 0.0})
+            # The Trainer clears the gradients of the model's own parameters only.
+            optimizer.register_step_post_hook(self._clear_gates)
         return optimizer
+
+    def _clear_gates(self, *_: Any) -> None:
+        for gate in self._gates:
+            gate.grad = None
 
 
 class _Progress(transformers.TrainerCallback):
@@ -205,7 +212,6 @@ def fit(
             use_cpu=not torch.cuda.is_available(),
             seed=settings.seed,
             data_seed=settings.seed,
-            gradient_checkpointing=settings.gradient_checkpointing,
             optim="adamw_torch",
             save_strategy="no",
             logging_strategy="no",
