@@ -59,7 +59,10 @@ class Price:
         full = Counts.dense(self.shape).ranks
         ranks = torch.as_tensor(full)
         price = self(Counts(attention, ffn, kept, neurons, ranks))
-        by_presence, by_ffn, by_head, by_neuron = torch.autograd.grad(price, [attention, ffn, kept, neurons])
+        # A price may ignore a count (FLOPs ignore presence); its gradient is then zero.
+        by_presence, by_ffn, by_head, by_neuron = torch.autograd.grad(
+            price, [attention, ffn, kept, neurons], allow_unused=True, materialize_grads=True
+        )
         per_head = by_head.numpy() + by_presence.numpy() / np.maximum(heads, 1)
         per_block = by_neuron.numpy() * self.shape.block_size + by_ffn.numpy() / np.maximum(blocks, 1)
         # Peak power may fall when a unit is added; removing it is then not worth less than nothing.
