@@ -17,7 +17,7 @@ from metas_peft.tuning.objectives import DistilledObjective
 from metas_peft.tuning.pricing import Price, flops_fraction
 
 DECAY = 0.95  # of the running mean of squared gradients
-WARMUP_STEPS = 10  # before the first removal
+WARMUP_STEPS = 10  # before the first removal; a shorter path removes everything after its last step
 SCHEDULE_POWER = 1.5
 SAVE_EVERY = 0.02  # of the dense FLOPs
 
@@ -68,7 +68,7 @@ class PathObjective:
                 if gate.grad is not None:
                     squared[i, : len(gate)] = gate.grad.cpu().numpy() ** 2
             self._scores[name] = DECAY * self._scores[name] + (1 - DECAY) * squared
-        if step >= WARMUP_STEPS:
+        if step >= min(WARMUP_STEPS, steps):
             target = self._end + (1 - self._end) * (1 - step / steps) ** SCHEDULE_POWER
             while self._fraction > max(target, self._end):
                 self._remove_one()
