@@ -25,6 +25,8 @@ from metas_peft.tuning.order import descending, importances
 
 logger = logging.getLogger(__name__)
 
+# Later stages start from a trained model: at the full rate the smallest members lost several points.
+LATER_RATE = 0.5
 ORDER_BATCHES, ORDER_BATCH_SIZE = 64, 16
 CHECK_TEXTS = 8  # texts on which masked and compact logits are compared
 
@@ -192,11 +194,30 @@ class TuningContext:
         assert self.teacher is not None
         return DistilledObjective(self.network, self.teacher, self.distillation)
 
-    def fit(self, objective: Objective, steps: int | None, title: str, *, offset: int = 0, **gates: Any) -> float:
-        """Train with this run's settings; `offset` separates the data order of one stage from another's."""
-        settings = replace(self.settings, seed=self.settings.seed + offset)
+    def fit(
+        self,
+        objective: Objective,
+        steps: int | None,
+        title: str,
+        *,
+        offset: int = 0,
+        final_rate: float = 0.0,
+        **gates: Any,
+    ) -> float:
+        """Train with this run's settings.
+
+        Args:
+            objective: What is minimised.
+            steps: Optimiser steps of a later stage, which runs at `LATER_RATE` of the learning rate; None for the
+                dense stage.
+            title: What the progress bar says.
+            offset: Separates the data order of one stage from another's.
+            final_rate: Fraction of the learning rate that is left at the end.
+            gates: Extra parameters and their rate, as `loop.fit` takes them.
+        """
+        settings = replace(self.settings, seed=self.settings.seed + offset, final_rate=final_rate)
         if steps is not None:
-            settings = replace(settings, steps=steps)
+            settings = replace(settings, steps=steps, learning_rate=LATER_RATE * settings.learning_rate)
         return fit(self.adapted, self.data, self.collator, objective, settings, title=title,
                    progress=self.progress, **gates)  # fmt: skip
 

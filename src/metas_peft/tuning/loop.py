@@ -47,6 +47,7 @@ class LoopSettings:
         warmup: Steps if at least 1, else the fraction of all steps.
         bf16: Whether to autocast to bfloat16.
         seed: Seed of the order of the data.
+        final_rate: Fraction of the learning rate left at the end of a linear schedule.
     """
 
     steps: int | None
@@ -59,6 +60,7 @@ class LoopSettings:
     warmup: float
     bf16: bool
     seed: int
+    final_rate: float = 0.0
 
 
 class BucketSampler(torch.utils.data.Sampler[int]):
@@ -165,6 +167,14 @@ class _Progress(transformers.TrainerCallback):
         self._bar.close()
 
 
+def _schedule(settings: LoopSettings) -> dict[str, Any]:
+    """The Trainer's arguments for the course of the learning rate."""
+    if settings.scheduler == "linear" and settings.final_rate:
+        end = {"lr_end": settings.final_rate * settings.learning_rate, "power": 1.0}
+        return {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": end}
+    return {"lr_scheduler_type": settings.scheduler}
+
+
 def fit(
     model: Any,
     data: EncodedTexts,
@@ -206,7 +216,7 @@ def fit(
             gradient_accumulation_steps=settings.accumulation,
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
-            lr_scheduler_type=settings.scheduler,
+            **_schedule(settings),
             warmup_steps=settings.warmup,
             bf16=settings.bf16,
             use_cpu=not torch.cuda.is_available(),

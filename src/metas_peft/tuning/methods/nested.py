@@ -7,6 +7,9 @@ from metas_peft.tuning.methods.base import TunedFront
 from metas_peft.tuning.path import JointObjective, PathObjective, largest_within
 from metas_peft.tuning.pricing import Price
 
+# The model still loses units when the path ends, and must be able to make up for them.
+PATH_FINAL_RATE = 0.3
+
 
 def nested_front(context: TuningContext, price: Price) -> TunedFront:
     """Shrink, train jointly, cut.
@@ -19,7 +22,7 @@ def nested_front(context: TuningContext, price: Price) -> TunedFront:
     points, shape = context.operating_points, context.shape
     with nested(context.network, shape) as view:
         shrinking = PathObjective(view, context.distilled(), price, context.workload, end=min(points))
-        context.fit(shrinking, context.schedule.path, "path", offset=1)
+        context.fit(shrinking, context.schedule.path, "path", offset=1, final_rate=PATH_FINAL_RATE)
         view.set_gates([None] * shape.n_layers, [None] * shape.n_layers)
     return joint_front(context, shrinking.path)
 
