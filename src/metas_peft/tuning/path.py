@@ -20,6 +20,7 @@ DECAY = 0.95  # of the running mean of squared gradients
 WARMUP_STEPS = 10  # before the first removal; a shorter path removes everything after its last step
 SCHEDULE_POWER = 1.5
 SAVE_EVERY = 0.02  # of the dense FLOPs
+TOLERANCE = 1e-9  # of a fraction that is compared with an operating point
 
 
 class PathObjective:
@@ -137,5 +138,5 @@ class JointObjective:
 
 def largest_within(path: list[Subnet], fraction: float, shape: Any, workload: Workload) -> Subnet:
     """The largest subnet of a path with at most a fraction of the dense FLOPs; the smallest if none fits."""
-    fitting = [s for s in path if flops_fraction(s, shape, workload) <= fraction + 1e-9]
+    fitting = [s for s in path if flops_fraction(s, shape, workload) <= fraction + TOLERANCE]
     return fitting[0] if fitting else path[-1]

@@ -113,15 +113,16 @@ def closing_path(context: TuningContext, values: GateValues, ranks: torch.Tensor
     levels = torch.cat([heads.flatten(), blocks.flatten()]).unique()
     path = [_above(context, heads, blocks, ranks, -1.0)]
     fraction = 1.0
-    for level in levels.tolist():
-        if not bool((heads > level).any() or (blocks > level).any()):
-            break
+    # Above the highest level nothing would be left.
+    last = float(levels[-2]) if len(levels) > 1 else -1.0
+    for level in levels[:-1].tolist():
         subnet = _above(context, heads, blocks, ranks, level)
         now = flops_fraction(subnet, shape, context.workload)
-        if fraction - now >= SAVE_EVERY:
+        is_last = now <= min(context.operating_points) or level == last
+        if fraction - now >= SAVE_EVERY or (is_last and now < fraction):
             path.append(subnet)
             fraction = now
-        if now <= min(context.operating_points):
+        if is_last:
             break
     return path
 

@@ -1,12 +1,15 @@
 """The nested front: a priced path through ordered units, then joint training of what lies on it."""
 
+import logging
+
 from metas_peft.backbones import nested
 from metas_peft.core.records import Subnet
 from metas_peft.tuning.context import TuningContext
 from metas_peft.tuning.methods.base import TunedFront
-from metas_peft.tuning.path import JointObjective, PathObjective, largest_within
-from metas_peft.tuning.pricing import Price
+from metas_peft.tuning.path import TOLERANCE, JointObjective, PathObjective, largest_within
+from metas_peft.tuning.pricing import Price, flops_fraction
 
+logger = logging.getLogger(__name__)
 # The model still loses units when the path ends, and must be able to make up for them.
 PATH_FINAL_RATE = 0.3
 
@@ -46,5 +49,15 @@ def joint_front(context: TuningContext, path: list[Subnet]) -> TunedFront:
                 "joint",
                 offset=2,
             )
-    names = {subnet.key: (f"{100 * p:.0f} %", subnet) for p, subnet in wanted.items()}
-    return TunedFront([context.cut(name, subnet) for name, subnet in names.values()], path=path)
+    sizes = {p: flops_fraction(subnet, shape, context.workload) for p, subnet in wanted.items()}
+    missed = [p for p in points if sizes[p] > p + TOLERANCE]
+    notes = []
+    if missed:
+        notes.append(
+            f"No subnet on the path is as small as the operating point {', '.join(f'{p:g}' for p in missed)}; the "
+            f"smallest has {100 * sizes[missed[0]]:.3g} % of the dense FLOPs and is named so."
+        )
+        logger.warning(notes[-1])
+    # A member is named after the point it was cut for, or after its size where it is larger than that.
+    names = {subnet.key: (f"{100 * max(p, sizes[p] * (p in missed)):.3g} %", subnet) for p, subnet in wanted.items()}
+    return TunedFront([context.cut(name, subnet) for name, subnet in names.values()], path=path, notes=notes)
