@@ -58,7 +58,7 @@ def load_backbone(
         BackboneUnavailableError: The weights are neither here nor reachable.
         UnsupportedBackboneError: The family is not known.
     """
-    location, source = _locate(name, weights)
+    location, source = locate_backbone(name, weights)
     options = {
         "num_labels": n_labels,
         "attn_implementation": "eager",  # on CPU, scaled-dot-product attention is several times slower backwards
@@ -91,8 +91,13 @@ def without_dropout(model: Any) -> Any:
     return model
 
 
-def _locate(name: str, weights: str) -> tuple[str | None, str]:
-    """Folder or hub id to load from, and a description; None when random weights need neither."""
+def locate_backbone(name: str, weights: str) -> tuple[str | None, str]:
+    """Folder or hub id to load from, and a description; None when random weights need neither.
+
+    Raises:
+        UnknownNameError: No folder, catalogue entry or hub id is spelled so.
+        BackboneUnavailableError: The weights are neither here nor reachable.
+    """
     if Path(name).is_dir():
         return name, f"folder {Path(name).name}"
     if name not in BACKBONES and "/" not in name:

@@ -81,7 +81,6 @@ class _Experiment:
         for note in self.notes:
             logger.warning(note)
         self.stages = Stages(run_dir, to_dict(config))
-        write_text(run_dir / "config.yaml", dump(config))
         self.ledger = Ledger()
         self.ledger_rows: list[dict[str, Any]] = []
         self.record_rows: list[dict[str, Any]] = []
@@ -119,7 +118,9 @@ class _Experiment:
 
     def run(self) -> Path:
         started = time.monotonic()
-        bench = self.bench  # wrong names, missing data and weights come to light before anything is computed
+        bench = self.bench  # wrong names, missing data and weights come to light before anything is written
+        self.stages.begin()
+        write_text(self.dir / "config.yaml", dump(self.config))
         uses_surrogate = self.method.cost_term is CostTerm.SURROGATE
         pool = self.learn_pool() if uses_surrogate or self.rivals_fit_models() else None
         surrogate = self.calibrate(pool, self.config.target) if uses_surrogate and pool else None

@@ -24,29 +24,33 @@ class Stages:
     """Marks and results of the stages of one run.
 
     Args:
-        run_dir: The run's folder; created.
+        run_dir: The run's folder.
         settings: The resolved configuration as plain data.
 
     Raises:
-        UsageError: The folder holds a run with other settings.
-        OutputError: The folder cannot be written.
+        UsageError: The folder holds finished stages of a run with other settings.
     """
 
     def __init__(self, run_dir: Path, settings: dict[str, Any]) -> None:
         self._folder = run_dir / FOLDER
-        relevant = {k: v for k, v in settings.items() if k not in IRRELEVANT}
+        self._settings = {k: v for k, v in json.loads(json.dumps(settings)).items() if k not in IRRELEVANT}
+        self.seconds: dict[str, float] = {}
         known = self._folder / SETTINGS
-        if known.exists():
-            stored = _read(known)
-            changed = _differences(stored, json.loads(json.dumps(relevant)))
+        if any(mark != known for mark in self._folder.glob("*.json")) and known.exists():
+            changed = _differences(_read(known), self._settings)
             if changed:
                 raise UsageError(
                     f"{run_dir} holds a run with other settings ({'; '.join(changed[:4])}). "
                     "Choose another run_id, or delete that folder to start over."
                 )
-        else:
-            write_json(known, relevant)
-        self.seconds: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """Note the settings; from the first finished stage on the folder belongs to them.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        write_json(self._folder / SETTINGS, self._settings)
 
     def run(self, name: str, compute: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
         """Compute a stage, or find it done.

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from metas_peft.backbones import add_lora, compact, shape_of
-from metas_peft.backbones.load import LoadedBackbone, load_backbone
+from metas_peft.backbones.load import LoadedBackbone, load_backbone, locate_backbone
 from metas_peft.backbones.store import load as load_compact
 from metas_peft.conf import METHODS, RunConfig
 from metas_peft.core.errors import RunFileError
@@ -87,6 +87,7 @@ class Workbench:
             MetasPeftError: Data or weights are missing, or the run file contradicts the backbone.
         """
         data, model = config.dataset, config.model
+        locate_backbone(model.name, model.weights)  # before a data set is read in vain
         task = load_task(
             data.name, path=data.path, source=data.source, train_limit=data.train_limit,
             evaluation_limit=data.evaluation_limit, seed=config.training.seed,
