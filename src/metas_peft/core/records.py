@@ -315,10 +315,59 @@ PAPER_COSTS = tuple(f.name for f in dataclasses.fields(PaperCost))
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A few passes in a row between two readings of the clocks; one that does not count is kept, and says why.
+
+    Attributes:
+        round: Number of the round that it was made in, from 0.
+        wall_ms: Wall time of a pass.
+        cpu_ms: Processor time of a pass.
+        problem: Why it does not count; empty if it does.
+    """
+
+    round: int
+    wall_ms: float
+    cpu_ms: float
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under what conditions a measurement was made; None and empty where nobody can tell.
+
+    Attributes:
+        temperature_before_c: Temperature of the chip before the first pass.
+        temperature_after_c: Temperature after the last one.
+        clock_mhz: Clock during the passes.
+        power_mode: Governor, power profile or limit in force.
+        is_throttled: Whether the device slowed itself down to stay cool or within its power.
+        load_average: Runnable processes on the machine, mean of a minute; the passes' own are among them.
+        anchor_key: Configuration that ran along as a yardstick.
+        anchor_ms: What the yardstick took meanwhile.
+        scale_ms: What it took when it was first measured; latency is given on this scale.
+        idle_power_after_w: Power at rest after the passes; `idle_power_w` of the record is the mean of both.
+        meter_gap_pct: Integrated power by the energy counter's energy, less one, in percent.
+    """
+
+    temperature_before_c: float | None = None
+    temperature_after_c: float | None = None
+    clock_mhz: float | None = None
+    power_mode: str = ""
+    is_throttled: bool | None = None
+    load_average: float | None = None
+    anchor_key: str = ""
+    anchor_ms: float | None = None
+    scale_ms: float | None = None
+    idle_power_after_w: float | None = None
+    meter_gap_pct: float | None = None
+
+
+@dataclass(frozen=True)
 class ProfileRecord:
     """One measurement: one protocol run of one subnet under one workload on one device.
 
-    `cost` is per batch. None means not measured, never 0. `origin` tells the source of each metric.
+    `cost` is per batch. None means not measured, never 0. `origin` tells the source of each metric. `known_to_pct` is
+    the half width of the interval around the median latency; `trials` are all that were made, where they were kept.
     """
 
     device: str
@@ -347,13 +396,16 @@ class ProfileRecord:
     sampling_period_ms: float | None = None
     is_valid: bool = True
     why_invalid: str = ""
+    known_to_pct: float | None = None
+    n_invalid: int | None = None
+    conditions: Conditions = Conditions()
+    trials: tuple[Trial, ...] | None = None
 
     def as_row(self) -> dict[str, Any]:
         """One flat row in the public column names of a record store."""
         row = dataclasses.asdict(self)
-        row |= dataclasses.asdict(self.workload) | dataclasses.asdict(self.paper) | self.cost.as_dict()
-        for name in ("workload", "paper", "cost"):
-            del row[name]
+        for name in ("workload", "paper", "cost", "conditions"):
+            row |= row.pop(name)
         known = [o for _, o in self.origin.items() if o is not None]
         row["origin"] = str(Origin.weakest(known)) if known else None
         for metric, origin in self.origin.items():
@@ -363,13 +415,17 @@ class ProfileRecord:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "ProfileRecord":
         """Inverse of `as_row`; columns it does not know are left to the store."""
-        names = {f.name for f in dataclasses.fields(cls)} - {"workload", "paper", "cost", "origin"}
+        apart = {"workload", "paper", "cost", "origin", "conditions", "trials"}
+        names = {f.name for f in dataclasses.fields(cls)} - apart
         whole = row.get("origin")
+        trials = row.get("trials")
         return cls(
             workload=Workload(**{f.name: row[f.name] for f in dataclasses.fields(Workload)}),
             paper=PaperCost(**{p: row[p] for p in PAPER_COSTS}),
             cost=Cost[float | None].of({m: row[m] for m in METRICS}),
             origin=Cost(*(_origin(row.get(f"origin_{METRIC_NAMES[m]}"), row[m], whole) for m in METRICS)),
+            conditions=Conditions(**{f.name: row[f.name] for f in dataclasses.fields(Conditions) if f.name in row}),
+            trials=None if trials is None else tuple(Trial(**trial) for trial in trials),
             **{n: row[n] for n in names if n in row},
         )
 
