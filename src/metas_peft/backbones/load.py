@@ -77,8 +77,8 @@ def load_backbone(
     Layout(model)  # refuses an unknown family before anything is trained
     without_dropout(model)
     tokenizer = _tokenizer(location, weights, texts, model.config.vocab_size)
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    # A decoder's head finds the end of a text by its padding, so that both must mean the same token.
+    model.config.pad_token_id = tokenizer.pad_token_id
     label = BACKBONES.resolve(name) if name in BACKBONES else name
     return LoadedBackbone(model, tokenizer, label, source)
 
