@@ -119,6 +119,8 @@ def calibration_subnets(shape: BackboneShape, workload: Workload, config: RunCon
         if len(found) >= _distinct(shape):
             break
     subnets = list(found.values())
+    if config.surrogate.calibration_samples == 0:
+        return []
     papers = [paper_cost(shape, Counts.of(s, shape), workload) for s in subnets]
     samples = min(config.surrogate.calibration_samples, len(subnets))
     chosen = design(papers, samples, config.surrogate.calibration_design, seed=config.training.seed)
