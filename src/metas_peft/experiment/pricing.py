@@ -53,6 +53,11 @@ def learn_pool(config: RunConfig, folder: Path, progress: bool) -> LearntPool:
     kept, dropped = resolve_pool(list(pool_names(config)), config.target)
     notes: list[str] = []
     wanted = config.surrogate.checkpoint_path
+    if wanted and meta_training(config) != MetaTraining():
+        # A stored surrogate does not say what its training left out, and the next run would take it for a whole one.
+        notes.append(f"{wanted} is neither read nor written: this run leaves out a part of the meta-training.")
+        logger.warning(notes[-1])
+        wanted = None
     path, notice = writable_or(folder, wanted) if wanted else (None, None)
     if notice:
         logger.warning(notice)
