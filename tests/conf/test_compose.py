@@ -64,6 +64,10 @@ def test_names_of_methods_are_canonical(run_file):
     assert config.evaluation.baselines == ("static-lora", "drop-top")
 
 
+def test_full_fine_tuning_has_no_default_baseline_that_trains_adapters(run_file):
+    assert load(run_file, ["method=baseline"]).evaluation.baselines == ()
+
+
 def test_ablation_takes_its_part_out(run_file):
     config = load(run_file, ["method=ablation-no-distillation"])
     assert (config.training.distillation.kl, config.training.distillation.cross_entropy) == (0.0, 1.0)
@@ -86,6 +90,9 @@ def test_deleted_key_takes_its_default(run_file):
         (["surrogate.meta_training_devices=[nokia]"], UnknownNameError, "Unknown device 'nokia'"),
         (["method=propose"], UnknownNameError, "did you mean 'MetaS-PEFT'"),
         (["evaluation.baselines=[echord]"], UnknownNameError, "did you mean 'EChorda'"),
+        (["evaluation.baselines=[full]"], UsageError, "baseline cannot be a baseline of MetaS-PEFT, since it trains all"),
+        (["method=baseline", "evaluation.baselines=[lora]"], UsageError, "static-lora cannot be a baseline of baseline"),
+        (["method=EChorda", "evaluation.baselines=[proposed]"], UsageError, "needs a surrogate of its own"),
         (["training.seed=1,2"], UsageError, "Add --multirun"),
         (["optuna.search_space.r.low=3"], RunFileError, "override 'optuna.search_space.r.low=3': "),
         (["~optuna.search_space.r"], UsageError, "optuna.search_space"),

@@ -16,6 +16,7 @@ def idle(config):
     [
         (["front=nested", "model.gating.gate_learning_rate=0.1"], "model.gating.gate_learning_rate; with front=nested"),
         (["method=static-lora", "front=gates", "evaluation.baselines=[drop-top]"], "front; no method here has gates"),
+        (["method=static-lora"], "retarget; only a method with a surrogate"),
         (["method=static-lora", "training.path_steps=9", "evaluation.baselines=[]"], "training.path_steps; no method"),
         (["method=EChorda", "objective_weights.nu_power=2"], "objective_weights.nu_power; EChorda looks at energy"),
         (
@@ -41,8 +42,13 @@ def test_key_without_effect_is_named_with_the_reason(overrides, named):
     "overrides",
     [
         ["front=gates", "training.path_steps=9", "model.gating.granularity=[head]"],
-        ["method=EChorda", "objective_weights.nu_power=0"],
-        ["method=static-lora", "evaluation.baselines=[EChorda]", "hardware_profiling.real_measurements_required=50"],
+        ["method=EChorda", "objective_weights.nu_power=0", "retarget=[]"],
+        [
+            "method=static-lora",
+            "evaluation.baselines=[EChorda]",
+            "hardware_profiling.real_measurements_required=50",
+            "retarget=[]",
+        ],
     ],
 )
 def test_key_with_effect_is_not_named(overrides):

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metas_peft.conf import values
-from metas_peft.conf.methods import METHODS
+from metas_peft.conf.methods import METHODS, obstacle
 from metas_peft.conf.notices import check_devices
 from metas_peft.conf.overrides import Override, paths_of, translate
 from metas_peft.conf.runfile import RunFile, read_run
@@ -204,6 +204,15 @@ def _finish(composed: DictConfig, file: RunFile, texts: Sequence[str]) -> RunCon
         config = values.replace(config, method.changes)
     check_devices(config)
     baselines = tuple(dict.fromkeys(METHODS.resolve(b) for b in config.evaluation.baselines))
+    obstacles = {name: obstacle(method, METHODS[name]) for name in baselines}
+    if "evaluation.baselines" in config.given:
+        for name, reason in obstacles.items():
+            if reason:
+                raise UsageError(
+                    f"{where(('evaluation', 'baselines')) or 'evaluation.baselines'}: {name} cannot be a baseline of "
+                    f"{method.name}, since it {reason}. Run it by itself with method={name}."
+                )
+    baselines = tuple(name for name in baselines if not obstacles[name])
     return dataclasses.replace(
         config,
         method=method.name,

@@ -63,6 +63,21 @@ class Method:
 METHODS: Registry[Method] = Registry("method")
 
 
+def obstacle(main: Method, rival: Method) -> str:
+    """Why a method cannot be a baseline within another one's run; empty if it can.
+
+    All methods of a run start from one fine-tuned dense model, and one surrogate at most is calibrated.
+    """
+    if rival.name == main.name:
+        return ""
+    if rival.trains_all != main.trains_all:
+        kinds = {True: "all weights", False: "adapters"}
+        return f"trains {kinds[rival.trains_all]}, while this run's dense model is trained by {kinds[main.trains_all]}"
+    if rival.cost_term is CostTerm.SURROGATE:
+        return "needs a surrogate of its own"
+    return ""
+
+
 def _add(method: Method, *aliases: str) -> None:
     METHODS.add(method.name, method, aliases)
 

@@ -151,6 +151,11 @@ _IDLE = (
         lambda c, m: not _priced(m, CostTerm.SURROGATE, CostTerm.TARGET),
     ),
     _Idle(
+        "only a method with a surrogate is carried over to other devices",
+        ("retarget",),
+        lambda c, m: m[0].cost_term is not CostTerm.SURROGATE,
+    ),
+    _Idle(
         "training.warmup_steps replaces it",
         ("training.warmup_ratio",),
         lambda c, m: c.training.warmup_steps is not None,
