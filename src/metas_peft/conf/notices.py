@@ -153,7 +153,7 @@ _IDLE = (
     _Idle(
         "only a method with a surrogate is carried over to other devices",
         ("retarget",),
-        lambda c, m: m[0].cost_term is not CostTerm.SURROGATE,
+        lambda c, m: bool(c.retarget) and m[0].cost_term is not CostTerm.SURROGATE,
     ),
     _Idle(
         "training.warmup_steps replaces it",
