@@ -97,11 +97,11 @@ class _Experiment:
 
     def device(self, name: str) -> Device:
         """A device, opened once per run: `local` keeps its anchor, so that all its measurements share one scale."""
-        name = device_id(name)
-        if name not in self._devices:
-            threads = self.threads if name == LOCAL else None
-            self._devices[name] = open_device(name, ledger=self.ledger, threads=threads)
-        return self._devices[name]
+        key = device_id(name)
+        if key not in self._devices:
+            threads = self.threads if key == LOCAL else None
+            self._devices[key] = open_device(name, ledger=self.ledger, threads=threads)
+        return self._devices[key]
 
     def measured_stage(self, name: str, compute: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """A stage that may call devices: what the ledger counted meanwhile is kept with its facts."""
