@@ -139,7 +139,10 @@ class _Experiment:
         controller = self.control(outcome)
         retargets = {}
         if pool is not None and uses_surrogate:
-            retargets = {device_id(name): self.retarget(name, pool, outcome) for name in self.config.retarget}
+            # By its canonical name, so that nothing is measured or counted twice.
+            names = {device_id(name): name for name in self.config.retarget}
+            names.pop(device_id(self.config.target), None)
+            retargets = {key: self.retarget(name, pool, outcome) for key, name in names.items()}
         self.finish(outcome, pool, controller, retargets, time.monotonic() - started)
         return self.dir
 
@@ -153,17 +156,27 @@ class _Experiment:
         names = [self.method.name, *self.rivals()]
         return any(METHOD_TABLE[name].cost_term is CostTerm.TARGET for name in names)
 
-    def learn_pool(self) -> LearntPool:
-        path = self.dir / "surrogate.safetensors"
+    def learn_pool(self, other: str | None = None) -> LearntPool:
+        """The pool's surrogate, which has not seen the target.
+
+        Args:
+            other: Target, if it is not the run's own.
+        """
+        stage, path, config = "surrogate", self.dir / "surrogate.safetensors", self.config
+        if other is not None:
+            stage = f"surrogate-for-{device_id(other)}"
+            path = self.dir / f"{stage}.safetensors"
+            surrogate = dataclasses.replace(config.surrogate, checkpoint_path=None)
+            config = dataclasses.replace(config, device=other, surrogate=surrogate)
         kept: dict[str, Any] = {}
 
         def compute(folder: Path) -> dict[str, Any]:
-            learnt = learn_pool(self.config, self.dir, self.progress)
+            learnt = learn_pool(config, self.dir, self.progress)
             learnt.trained.save(path)
             kept["pool"] = learnt
             return {"kept": learnt.kept, "dropped": learnt.dropped, "notes": learnt.notes}
 
-        _, facts = self.stages.run("surrogate", compute)
+        _, facts = self.stages.run(stage, compute)
         self.notes += facts["notes"]
         trained = kept["pool"].trained if kept else MetaTrained.load(path)
         return LearntPool(trained, facts["kept"], facts["dropped"], facts["notes"])
@@ -342,19 +355,12 @@ class _Experiment:
         """The same front on another device: five measurements, no training."""
         if device_id(name) in pool.kept:
             # The pool has seen this device: without it, the surrogate is trained again.
-            pool = self.learn_without(name)
+            pool = self.learn_pool(name)
         before = len(self.ledger_rows)
         surrogate = self.calibrate(pool, name)
         measured = self.measure_all(name, outcome.dense, {self.method.name: outcome.main})
         elsewhere = outcome.on(measured, surrogate)
         return results.retarget_block(elsewhere, self.ledger_rows[before:])
-
-    def learn_without(self, name: str) -> LearntPool:
-        """A pool without a device that is about to be a target."""
-        other = dataclasses.replace(
-            self.config, device=name, surrogate=dataclasses.replace(self.config.surrogate, checkpoint_path=None)
-        )
-        return learn_pool(other, self.dir, self.progress)
 
     def finish(
         self, outcome: results.Outcome, pool: LearntPool | None, controller: dict[str, Any] | None,
@@ -368,7 +374,7 @@ class _Experiment:
             retargets=retargets, ledger_rows=self.ledger_rows, notes=self.notes, backbone=self.bench.backbone,
             backbone_source=self.bench.backbone_source, versions=_versions(),
             seconds={
-                "surrogate": took.get("surrogate", 0.0),
+                "surrogate": sum(v for k, v in took.items() if k.startswith("surrogate")),
                 "tuning": sum(v for k, v in took.items() if k == DENSE or k.startswith("tune-")),
                 "evaluation": sum(v for k, v in took.items() if k in ("evaluate", "controller") or "measure" in k),
                 "total": max(total, seconds),
