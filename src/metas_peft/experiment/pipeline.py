@@ -20,7 +20,7 @@ from metas_peft.control.features import self_information
 from metas_peft.core.errors import CalibrationError
 from metas_peft.core.files import write_json, write_text
 from metas_peft.core.protocols import CostModel
-from metas_peft.core.records import Subnet
+from metas_peft.core.records import ProfileRecord, Subnet
 from metas_peft.devices import LOCAL, Device, Ledger, Purpose, open_device
 from metas_peft.experiment import results, tables
 from metas_peft.experiment.cache import MeasurementCache
@@ -213,19 +213,33 @@ class _Experiment:
         folder, _ = self.stages.run("dense", compute)
         bench.load_trained(folder / "trained.safetensors")
 
-    def context(self, cost_model: CostModel | None, pool: LearntPool | None = None) -> TuningContext:
-        """The shared start, handed to one method."""
+    def context(
+        self, cost_model: CostModel | None, pool: LearntPool | None = None, taken: list[ProfileRecord] | None = None
+    ) -> TuningContext:
+        """The shared start, handed to one method.
+
+        Args:
+            cost_model: Calibrated cost model of the target.
+            pool: Gives the prior of a model that a method fits to measurements of its own.
+            taken: Receives these measurements.
+        """
         bench = self.bench
 
         def fit_on_target(subnets: Sequence[Subnet]) -> CostModel:
             if pool is None:
                 raise CalibrationError("A cost model of the target needs the pool's prior, but none was learnt.")
             device, seed = self.device(self.config.target), self.seed + 1
+            before = self.ledger.count(device.spec.device_id, Purpose.CALIBRATION)
             records = self.cache().measure(
                 subnets, bench.shape, bench.workload, device.spec, seed,
                 lambda missing: measure(device, missing, bench.shape, bench.workload, bench.open_subnet,
                                         purpose=Purpose.CALIBRATION, seed=seed),
             )  # fmt: skip
+            # What an earlier or interrupted run measured for this method is no less a measurement of the target.
+            counted = self.ledger.count(device.spec.device_id, Purpose.CALIBRATION) - before
+            self.ledger.add(device.spec.device_id, Purpose.CALIBRATION, len(records) - counted)
+            if taken is not None:
+                taken.extend(records)
             return pool.trained.fit("roofline", records, device.spec).bind(bench.shape, bench.workload)
 
         if self._context is None:
@@ -259,15 +273,18 @@ class _Experiment:
         def compute(stage: Path) -> dict[str, Any]:
             started = time.monotonic()
             cost_model = surrogate.bind(bench.shape, bench.workload) if surrogate is not None else None
-            context = self.context(cost_model, pool)
+            taken: list[ProfileRecord] = []
+            context = self.context(cost_model, pool, taken)
             front = tune(context, self.base_method if is_main else name, self.config.front)
             seconds = time.monotonic() - started
             facts = store_front(front, bench, folder, name)
             if is_main and not self.method.trains_all:
                 context.save_adapter(folder / "adapter")
-            return {**facts, "seconds": seconds, "head_order": context.head_order.tolist()}
+            order = context.head_order.tolist()
+            return {**facts, "seconds": seconds, "head_order": order, "records": record_rows(taken)}
 
         facts = self.measured_stage(f"tune-{METHOD_TABLE[name].name}", compute)
+        self.record_rows += facts["records"]
         if is_main:
             self.ledger_rows += facts["ledger"]
         self.notes += [f"{METHOD_TABLE[name].label}: {note}" for note in facts["notes"]]
