@@ -45,7 +45,7 @@ from metas_peft.tuning.methods import TunedFront
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "scikit-learn", "moocore")
-DENSE = "dense"
+DENSE, STATIC = "dense", "static-lora"
 
 
 def run(config: RunConfig, run_dir: Path, *, bench: Workbench | None = None, progress: bool = True) -> Path:
@@ -302,7 +302,7 @@ class _Experiment:
             context = self.context(None)
             context.reset()
             member = context.cut(DENSE, Subnet.dense(bench.shape))
-            return store_front(TunedFront([member]), bench, folder, "static-lora")
+            return store_front(TunedFront([member]), bench, folder, "baseline" if self.method.trains_all else STATIC)
 
         _, facts = self.stages.run("dense-model", compute)
         return StoredMember.from_dict(facts["members"][0], folder / MODELS)
@@ -387,7 +387,9 @@ class _Experiment:
         took = self.stages.seconds
         total = sum(took.values())
         everything = results.results_block(
-            outcome, pool=pool, choice=kind_of(self.config, pool.trained) if pool else None, controller=controller,
+            # A pool may have been learnt for a rival alone; what is reported is the surrogate that predicted.
+            outcome, pool=pool, choice=kind_of(self.config, pool.trained) if pool and outcome.surrogate else None,
+            controller=controller,
             retargets=retargets, ledger_rows=self.ledger_rows, notes=self.notes, backbone=self.bench.backbone,
             backbone_source=self.bench.backbone_source, versions=_versions(),
             seconds={
