@@ -1,22 +1,23 @@
 """LoRA adapters through Hugging Face PEFT: adding, ordering, merging, saving."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from metas_peft.backbones.family import ATTENTION_SITES, Layout, put
 from metas_peft.core.records import AdapterSite, BackboneShape
+
+if TYPE_CHECKING:
+    from peft import PeftModel  # a stored compact model loads where PEFT is not installed
 
 ADAPTER = "default"  # PEFT's own name for the only adapter
 
 
 def add_lora(
     model: Any, targets: str | list[str], *, rank: int, alpha: float, dropout: float, seed: int
-) -> tuple[PeftModel, tuple[AdapterSite, ...]]:
+) -> "tuple[PeftModel, tuple[AdapterSite, ...]]":
     """Put LoRA adapters around the targeted projections of every layer; the head is trained whole.
 
     Args:
@@ -30,6 +31,8 @@ def add_lora(
     Returns:
         The PEFT model and its adapter sites, in the layout's order.
     """
+    from peft import LoraConfig, TaskType, get_peft_model
+
     layout = Layout(model)
     sites = layout.resolve_sites(targets)
     config = LoraConfig(
@@ -74,6 +77,8 @@ def merged_weight(module: Any, ranks: tuple[int, ...] | None) -> torch.Tensor:
 
 def plain_heads(model: nn.Module) -> None:
     """Replace PEFT's wrappers of wholly trained modules by the trained modules themselves, in place."""
+    from peft.utils import ModulesToSaveWrapper
+
     wrappers = [(n, m) for n, m in model.named_modules() if isinstance(m, ModulesToSaveWrapper)]
     for name, wrapper in wrappers:
         put(model, name, wrapper.modules_to_save[ADAPTER])
@@ -123,7 +128,7 @@ def inverse(order: torch.Tensor) -> torch.Tensor:
 
 
 def save_adapter(
-    adapted: PeftModel, shape: BackboneShape, heads: torch.Tensor, neurons: torch.Tensor, folder: Path
+    adapted: "PeftModel", shape: BackboneShape, heads: torch.Tensor, neurons: torch.Tensor, folder: Path
 ) -> None:
     """Write the adapter in PEFT's own format, in the order of the original backbone.
 
