@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -22,7 +23,9 @@ from metas_peft.core.errors import CheckpointError, MetasPeftError
 from metas_peft.core.files import replacing, write_json
 from metas_peft.core.records import Subnet
 
-FORMAT, VERSION = "metas-peft-compact", 1
+FORMAT, VERSION = "metas-peft-compact", 2
+READABLE = (1, VERSION)  # plans of version 1 have no digest of their own
+DIGESTED = ("architecture", "config", "subnet", "key", "fingerprint")
 WEIGHTS, PLAN = "model.safetensors", "plan.json"
 
 
@@ -59,7 +62,13 @@ def save_compact(model: Any, dense_config: Any, subnet: Subnet, folder: Path, ab
         "fingerprint": fingerprint(tensors),
         "about": about,
     }
-    write_json(folder / PLAN, plan)
+    write_json(folder / PLAN, plan | {"digest": plan_digest(plan)})
+
+
+def plan_digest(plan: dict[str, Any]) -> str:
+    """SHA-256 over what a plan says of its model (all but `about`)."""
+    text = json.dumps({name: plan.get(name) for name in DIGESTED}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load(folder: str | Path) -> torch.nn.Module:
@@ -78,9 +87,9 @@ def load(folder: str | Path) -> torch.nn.Module:
     plan = read_plan(folder)
     try:
         tensors = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / WEIGHTS} cannot be read ({error}). Export the member again.") from error
-    if fingerprint(tensors) != plan["fingerprint"]:
+    if fingerprint(tensors) != plan.get("fingerprint"):
         raise CheckpointError(
             f"The weights in {folder} are not those its plan was written for. Keep {WEIGHTS} and {PLAN} of one export "
             "together, or export the member again."
@@ -93,7 +102,10 @@ def load(folder: str | Path) -> torch.nn.Module:
         subnet = Subnet.from_dict(plan["subnet"])
         cut(model, shape_of(model), subnet)
         model.load_state_dict(tensors, strict=True)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, MetasPeftError) as error:
+    except (
+        ArithmeticError, AssertionError, AttributeError, LookupError, MetasPeftError, RuntimeError,
+        StrictDataclassError, TypeError, ValueError,
+    ) as error:  # fmt: skip
         raise CheckpointError(
             f"The plan in {folder} does not describe its weights ({error}). Export the member again."
         ) from error
@@ -105,7 +117,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
     """The plan of a compact model.
 
     Raises:
-        CheckpointError: Absent, not JSON, or of another format or version.
+        CheckpointError: Absent, not JSON, of another format or version, or altered since it was written.
     """
     try:
         plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
@@ -114,7 +126,9 @@ def read_plan(folder: Path) -> dict[str, Any]:
                               "such as outputs/RUN/models/KEY.") from error  # fmt: skip
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / PLAN} cannot be read ({error}). Export the member again.") from error
-    if not isinstance(plan, dict) or plan.get("format") != FORMAT or plan.get("version") != VERSION:
+    if not isinstance(plan, dict) or plan.get("format") != FORMAT or plan.get("version") not in READABLE:
         found = (plan.get("format"), plan.get("version")) if isinstance(plan, dict) else type(plan).__name__
         raise CheckpointError(f"{folder / PLAN} is {found}, expected {(FORMAT, VERSION)}. Export the member again.")
+    if plan["version"] > 1 and plan.get("digest") != plan_digest(plan):
+        raise CheckpointError(f"{folder / PLAN} was altered since it was written. Export the member again.")
     return plan
