@@ -1,11 +1,15 @@
-"""Tiny random models of every supported family, and random subnets of them."""
+"""Tiny random models of every supported family, random subnets of them, and a tiny backbone as a folder."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
+from metas_peft.backbones import add_lora, shape_of
 from metas_peft.core.records import BackboneShape, LayerPlan, Subnet
 
 COMMON = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_labels": 2}
@@ -33,6 +37,34 @@ def tiny_model(family: str, seed: int = 0, **changes: Any) -> Any:
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval()
+
+
+def tiny_adapted(family: str, rank: int = 3, seed: int = 0, **changes: Any) -> tuple[Any, BackboneShape]:
+    """A tiny PEFT model whose adapters change something, and its shape with the adapter sites."""
+    adapted, sites = add_lora(
+        tiny_model(family, seed, **changes), "all-linear", rank=rank, alpha=2.0 * rank, dropout=0.0, seed=seed + 1
+    )
+    randomise_lora(adapted, seed + 2)
+    network = adapted.get_base_model().eval()
+    return adapted, shape_of(network, sites)
+
+
+def save_tiny_backbone(folder: Path, texts: Iterable[str], family: str = "bert", seed: int = 0, **changes: Any) -> Path:
+    """Write a tiny random model and a word tokeniser of some texts as `from_pretrained` reads them; give the folder."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    words = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=special, show_progress=False))
+    ends = [(token, words.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    words.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **changes}
+    tiny_model(family, seed, **sizes).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def tiny_batch(seed: int = 0, batch: int = 3, length: int = 9, vocabulary: int = 97) -> dict[str, torch.Tensor]:

@@ -1,0 +1,147 @@
+"""The gates of a backbone: what they expect to keep, and whether a price reaches each of them."""
+
+import numpy as np
+import pytest
+import torch
+
+from metas_peft.backbones import shape_of
+from metas_peft.core.errors import UnknownNameError
+from metas_peft.core.records import Cost, Workload
+from metas_peft.costs import Counts, paper_cost
+from metas_peft.gates import GRANULARITIES, GateSet, counts_of, gate_values
+from metas_peft.testing.tiny import TINY_CONFIGS, random_subnet, tiny_adapted, tiny_model
+from metas_peft.testing.tuning import tiny_cost_model
+from metas_peft.tuning.pricing import Price
+
+FAMILIES = sorted(TINY_CONFIGS)
+FIELDS = ("attention", "ffn", "heads", "neurons", "ranks")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def shape(request):
+    return tiny_adapted(request.param)[1]
+
+
+def scattered(shape, granularities=GRANULARITIES, **settings):
+    """Gates whose log-odds differ."""
+    gates = GateSet(shape, granularities, seed=3, **settings)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in gates.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator))
+    return gates
+
+
+def test_every_granularity_is_known():
+    assert len(GRANULARITIES) == 6
+
+
+def test_gates_start_open_with_the_probability_wanted(shape):
+    for temperature in (2 / 3, 2.0, 5.0):
+        gates = GateSet(shape, GRANULARITIES, temperature=temperature, probability_open=0.9)
+        for value in vars(gates.probabilities()).values():
+            assert torch.allclose(value, torch.full_like(value, 0.9), atol=1e-5)
+
+
+def test_expected_counts_are_the_mean_counts_of_samples(shape):
+    gates = scattered(shape, temperature=2 / 3)
+    expected = gates.expected_counts()
+    draws = 3000
+    sums = {name: torch.zeros_like(getattr(expected, name)) for name in FIELDS}
+    squares = {name: torch.zeros_like(getattr(expected, name)) for name in FIELDS}
+    with torch.no_grad():
+        for _ in range(draws):
+            values = gates.sample()
+            kept = type(values)(**{name: (z > 0).float() for name, z in vars(values).items()})
+            drawn = counts_of(kept, shape)
+            for name in FIELDS:
+                sums[name] += getattr(drawn, name)
+                squares[name] += getattr(drawn, name) ** 2
+    for name in FIELDS:
+        mean = sums[name] / draws
+        error = ((squares[name] / draws - mean**2).clamp_min(1e-6) / draws).sqrt()
+        assert ((mean - getattr(expected, name)).abs() <= 5 * error).all(), name
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_counts_of_zeros_and_ones_are_the_counts_of_the_subnet(shape, seed):
+    subnet = random_subnet(shape, seed)
+    counted = counts_of(gate_values(subnet, shape), shape)
+    exact = Counts.of(subnet, shape)
+    for name in FIELDS:
+        # A layer gate of 0 closes a layer that the plan leaves out; the parts of a kept one are the plan's.
+        assert np.array_equal(getattr(counted, name).numpy(), getattr(exact, name)), name
+
+
+@pytest.mark.parametrize("adapter", ["merged", "separate"])
+def test_price_reaches_every_gate_that_costs_something(shape, adapter):
+    gates = scattered(shape)
+    model = tiny_cost_model(shape, Workload(seq_len=16, adapter=adapter))
+    price = Price.on(model, Cost(1.0, 1.0, 1.0), shape)(gates.expected_counts())
+    price.backward()
+    for name, log_alpha in gates.log_alpha.items():
+        if name == "rank" and adapter == "merged":
+            # A merged adapter's rank costs nothing in a pass, so no price may pull at its gate.
+            assert log_alpha.grad is None or not log_alpha.grad.any()
+        else:
+            assert log_alpha.grad.isfinite().all(), name
+            assert (log_alpha.grad != 0).all(), name
+            # More of anything never lowers this price.
+            assert (log_alpha.grad > 0).all(), name
+
+
+def test_price_of_gates_has_the_gradient_of_finite_differences(shape):
+    gates = scattered(shape).double()
+    price = Price.on(tiny_cost_model(shape), Cost(1.0, 2.0, 0.5), shape)
+    price(gates.expected_counts()).backward()
+    step = 1e-5
+    for name in ("layer", "head", "ffn_block"):
+        log_alpha = gates.log_alpha[name]
+        place = tuple(size // 2 for size in log_alpha.shape)
+        with torch.no_grad():
+            values = []
+            for sign in (1, -1):
+                log_alpha[place] += sign * step
+                values.append(float(price(gates.expected_counts())))
+                log_alpha[place] -= sign * step
+        assert float(log_alpha.grad[place]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5), name
+
+
+def test_open_gates_cost_what_the_whole_model_costs(shape):
+    gates = GateSet(shape, GRANULARITIES, probability_open=1 - 1e-7)
+    counted = paper_cost(shape, gates.expected_counts(), Workload(seq_len=16))
+    dense = paper_cost(shape, Counts.dense(shape), Workload(seq_len=16))
+    assert float(counted.flops.detach()) == pytest.approx(float(dense.flops), rel=1e-5)
+
+
+def test_gates_that_are_not_asked_for_stay_open(shape):
+    gates = scattered(shape, ("head",))
+    values = gates.sample()
+    assert all((getattr(values, n) == 1).all() for n in GRANULARITIES if n != "head")
+    assert list(gates.log_alpha) == ["head"]
+
+
+def test_penalty_is_the_sum_of_probabilities(shape):
+    gates = scattered(shape, ("layer", "rank"))
+    p = gates.probabilities()
+    assert float(gates.penalty()) == pytest.approx(float(p.layer.sum() + p.rank.sum()), rel=1e-6)
+
+
+def test_samples_follow_the_seed_alone(shape):
+    def drawn(seed):
+        torch.manual_seed(seed * 17)  # the global state must not matter
+        return GateSet(shape, GRANULARITIES, probability_open=0.5, seed=seed).sample().head
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+
+
+def test_unknown_granularity_names_the_nearest(shape):
+    with pytest.raises(UnknownNameError, match="'heads': did you mean 'head'"):
+        GateSet(shape, ("heads",))
+
+
+def test_backbone_without_adapters_has_no_rank_to_gate():
+    shape = shape_of(tiny_model("bert"))
+    counts = GateSet(shape, ("head", "rank")).expected_counts()
+    assert counts.ranks.shape == (3, 0)
