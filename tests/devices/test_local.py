@@ -5,8 +5,8 @@ import pytest
 
 from metas_peft.core.errors import MeasurementError, MeterUnavailableError, UnknownNameError, UsageError
 from metas_peft.core.records import Cost, DeviceSpec, Origin, Workload
-from metas_peft.devices import LocalDevice, Purpose, Specimen, TimingRules, open_device, open_local
-from metas_peft.devices import opening as opening_module
+from metas_peft.devices import LocalDevice, Purpose, Specimen, TimingRules, open_device
+from metas_peft.devices.conditions import ConditionProbe, State
 from metas_peft.devices.host import Host
 from metas_peft.devices.meters.base import EnergyCounter, PowerSampler
 from metas_peft.devices.power import MeteredPower, UtilisationModel
@@ -252,27 +252,39 @@ class FakeCounter(EnergyCounter):
 
 
 class FakeSampler(PowerSampler):
-    name, update_period_s = "fake sampler", 10.0
+    """Power of the moment: what the last bit of time was spent on."""
+
+    name, update_period_s = "fake sampler", 0.01
+
+    def __init__(self, machine, factor=1.0):
+        self.machine, self.factor = machine, factor
+        self.last = (0.0, 0.0)
 
     def read_w(self):
-        return 15.0
+        now = (self.machine.now_s, self.machine.cpu_s)
+        wall_s, cpu_s = now[0] - self.last[0], now[1] - self.last[1]
+        self.last = now
+        return self.factor * (3.0 + (9.0 * cpu_s / wall_s if wall_s else 0.0))
 
 
-def metered(machine, sampler=None):
+def metered(machine, sampler=None, counter=None):
     def sleep(seconds):
         machine.now_s += seconds
 
-    return MeteredPower(FakeCounter(machine), sampler, clock_s=lambda: machine.now_s, sleep=sleep)
+    counter = counter if counter is not None else FakeCounter(machine)
+    return MeteredPower(counter, sampler, clock_s=lambda: machine.now_s, sleep=sleep, cool_down_s=0.5, background=False)
 
 
 def test_energy_of_a_meter_is_measured_and_right(minilm):
     machine = Machine()
     local = device(machine, power=metered(machine))
-    (record,) = local.measure([machine.model(minilm(12, 12), 20.0)], Workload(), purpose=Purpose.POOL)
-    assert record.cost.energy_j == pytest.approx(12 * 0.02)
+    (record,) = local.measure([machine.model(minilm(12, 12), 2.0)], Workload(), purpose=Purpose.POOL)
+    assert record.cost.energy_j == pytest.approx(12 * 0.002)
     assert record.mean_power_w == pytest.approx(12)
     assert record.idle_power_w == pytest.approx(3)
-    assert record.energy_above_idle_j == pytest.approx(9 * 0.02)
+    assert record.conditions.idle_power_after_w == pytest.approx(3)
+    assert record.energy_above_idle_j == pytest.approx(9 * 0.002)
+    assert "energy known to 0.1 % in a window of 0.5 s" in record.source
     assert record.cost.peak_power_w is None
     assert record.origin == Cost(Origin.MEASURED, Origin.MEASURED, None)
     assert record.meter == "fake counter (test bench)"
@@ -285,41 +297,128 @@ def test_broken_meter_stops_the_measurement(minilm):
         def read_j(self):
             raise MeterUnavailableError("the meter is gone")
 
-    power = MeteredPower(Lost(machine), None, clock_s=lambda: machine.now_s, sleep=lambda s: None)
+    power = metered(machine, counter=Lost(machine))
     with pytest.raises(MeterUnavailableError, match="gone"):
         device(machine, power=power).measure([machine.model(minilm(1, 1), 1.0)], Workload(), purpose=Purpose.POOL)
 
 
-def test_no_path_calls_energy_measured_without_a_meter(minilm, monkeypatch, caplog):
-    """Whatever is asked of `local` on a machine without meters, the energy is modelled or there is none at all."""
+def test_peak_is_sampled_and_a_gap_to_the_counter_is_reported(minilm, caplog):
+    machine = Machine()
+    local = device(machine, power=metered(machine, FakeSampler(machine, factor=1.5)))
+    (record,) = local.measure([machine.model(minilm(12, 12), 2.0)], Workload(), purpose=Purpose.POOL)
+    assert record.cost.peak_power_w == pytest.approx(18.0)
+    assert record.sampling_period_ms == pytest.approx(10.0)
+    assert record.conditions.meter_gap_pct == pytest.approx(50.0, abs=1.0)
+    assert "one of the two is wrong" in caplog.text
 
-    def absent(*args):
-        raise MeterUnavailableError("no meter here")
 
-    for kind in ("RaplCounter", "NvmlCounter", "NvmlPower"):
-        monkeypatch.setattr(getattr(opening_module, kind), "open", absent)
-    outcomes = {}
-    for runtime in (None, "pytorch_cpu", "pytorch_cuda"):
-        for model in (None, "meter", "utilisation"):
-            try:
-                local = open_local(runtime=runtime, power_model=model, host=HOST, rules=QUICK)
-            except (MeterUnavailableError, UsageError) as error:
-                outcomes[runtime, model] = type(error)
-                continue
-            ticks = iter(range(10**9))
-            local._clock = Clock(lambda ticks=ticks: next(ticks) * 1e-3, lambda: 0.0)
-            specimen = dataclasses.replace(minilm(1, 1), open=lambda workload: lambda: None)
-            (record,) = local.measure([specimen], Workload(), purpose=Purpose.POOL)
-            outcomes[runtime, model] = record.origin.energy_j
-            assert record.origin.peak_power_w is Origin.MODELLED
-    modelled, refused = Origin.MODELLED, MeterUnavailableError
-    assert outcomes == {
-        (None, None): modelled, (None, "meter"): refused, (None, "utilisation"): modelled,
-        ("pytorch_cpu", None): modelled, ("pytorch_cpu", "meter"): refused, ("pytorch_cpu", "utilisation"): modelled,
-        ("pytorch_cuda", None): refused, ("pytorch_cuda", "meter"): refused,
-        ("pytorch_cuda", "utilisation"): UsageError,
-    }  # fmt: skip
-    assert "modelled, not measured" in caplog.text
+def test_window_grows_until_the_energy_is_known(minilm):
+    """Passes of 50 ms, busy half of the time, by a counter of 100 ms: two seconds are not enough."""
+    machine = Machine()
+
+    class Slow(FakeCounter):
+        update_period_s = 0.1
+
+        def read_j(self):
+            return {"board": 3.0 * machine.now_s + 9.0 * machine.cpu_s} if machine.now_s > 0 else {"board": 0.0}
+
+    def bursts(n):
+        machine.cpu_s += 0.0 if n // 8 % 2 else 0.05
+        return 0.0
+
+    specimen = machine.model(minilm(12, 12), 50.0, processors=0.0, extra=bursts)
+    local = device(machine, power=metered(machine, counter=Slow(machine)))
+    (record,) = local.measure([specimen], Workload(), purpose=Purpose.POOL)
+    window_s = float(record.source.split("window of ")[1].split(" s")[0])
+    assert window_s > 4.0
+    assert record.mean_power_w == pytest.approx(7.5, rel=0.02)
+
+
+def test_rest_that_changes_while_measuring_is_reported(minilm, caplog):
+    machine = Machine()
+
+    class Warming(FakeCounter):
+        def read_j(self):
+            return {"board": machine.now_s**2 + 9.0 * machine.cpu_s}
+
+    local = device(machine, power=metered(machine, counter=Warming(machine)))
+    (record,) = local.measure([machine.model(minilm(12, 12), 2.0)], Workload(), purpose=Purpose.POOL)
+    assert "at rest before the passes" in caplog.text
+    assert record.conditions.idle_power_after_w > record.idle_power_w
+
+
+def test_trials_are_kept_and_say_why_they_do_not_count(minilm):
+    machine = Machine()
+    anchor = machine.model(minilm(12, 12), 10.0)
+    victim = machine.model(minilm(6, 6), 5.0, extra=lambda n: 0.05 if n in (3, 5) else 0.0)
+    rules = dataclasses.replace(QUICK, min_rounds=8)
+    _, record = device(machine, rules).measure([anchor, victim], Workload(), purpose=Purpose.POOL)
+    assert [t.problem for t in record.trials] == ["", "pre-empted", "", "pre-empted", "", "", "", ""]
+    assert [t.wall_ms for t in record.trials] == pytest.approx([5, 55, 5, 55, 5, 5, 5, 5])
+    assert [t.round for t in record.trials] == list(range(8))
+    assert (record.n_repeats, record.n_invalid) == (6, 2)
+    assert record.known_to_pct == pytest.approx(0.0, abs=1e-6)
+
+
+def test_round_without_its_anchor_is_marked(minilm):
+    machine = Machine()
+    anchor = machine.model(minilm(12, 12), 10.0, extra=lambda n: 0.9 if n == 4 else 0.0)
+    other = machine.model(minilm(6, 6), 5.0)
+    rules = dataclasses.replace(QUICK, min_rounds=6)
+    _, record = device(machine, rules).measure([anchor, other], Workload(), purpose=Purpose.POOL)
+    assert [t.problem for t in record.trials if t.problem] == ["the machine stalled"]
+
+
+class FakeProbe(ConditionProbe):
+    def __init__(self, *states):
+        self.states = list(states)
+
+    def read(self):
+        return self.states.pop(0)
+
+
+def test_conditions_are_noted_and_throttling_is_reported(minilm, caplog):
+    machine = Machine()
+    probe = FakeProbe(
+        State(45.0, 3000.0, "governor performance", 7, load_average=1.5),
+        State(81.0, 2000.0, "governor performance", 9, load_average=2.5),
+    )
+    local = LocalDevice(SPEC, UtilisationModel(HOST), rules=QUICK, clock=machine.clock, probe=probe)
+    (record,) = local.measure([machine.model(minilm(12, 12), 10.0)], Workload(), purpose=Purpose.POOL)
+    found = record.conditions
+    assert (found.temperature_before_c, found.temperature_after_c, found.clock_mhz) == (45.0, 81.0, 2500.0)
+    assert (found.power_mode, found.is_throttled, found.load_average) == ("governor performance", True, 2.5)
+    assert (found.anchor_key, found.anchor_ms) == (record.subnet_key, pytest.approx(10.0))
+    assert "throttled" in caplog.text
+
+
+def test_second_process_goes_on_with_the_scale_of_the_first(minilm):
+    """The machine is three times slower in the second process; its records are on the scale of the first."""
+    first, second = Machine(), Machine(lambda now_s: 3.0)
+    sizes = {12: 10.0, 6: 5.0, 3: 2.0}
+    before = [first.model(minilm(n, n), ms) for n, ms in sizes.items()]
+    rows = [r.as_row() for r in device(first).measure(before[:2], Workload(), purpose=Purpose.POOL)]
+    after = [second.model(minilm(n, n), ms) for n, ms in sizes.items()]
+    local = device(second)
+    local.recall(after, Workload(), rows)
+    (record,) = local.measure([after[2]], Workload(), purpose=Purpose.POOL)
+    assert record.cost.latency_ms == pytest.approx(2.0)
+    assert record.conditions.anchor_ms == pytest.approx(30.0)
+    assert record.conditions.scale_ms == pytest.approx(10.0)
+    assert record.cpu_time_ms == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    "change", [{"seq_len": 64}, {"runtime": "onnxruntime_cpu"}, {"threads": 2}, {"is_valid": False}]
+)
+def test_scale_of_other_conditions_is_not_taken(minilm, change):
+    machine = Machine()
+    dense = machine.model(minilm(12, 12), 10.0)
+    (row,) = (r.as_row() for r in device(machine).measure([dense], Workload(), purpose=Purpose.POOL))
+    local = device(machine)
+    local.recall([dense], Workload(), [row | {"scale_ms": 99.0} | change])
+    (record,) = local.measure([dense], Workload(), purpose=Purpose.POOL)
+    assert record.cost.latency_ms == pytest.approx(10.0)
 
 
 def test_local_says_what_it_knows_of_this_computer():

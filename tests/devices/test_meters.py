@@ -1,145 +1,70 @@
+"""Meters read through Zeus, with a stand-in for it; and the list of all meters."""
+
 import subprocess
 import sys
 import types
 
 import pytest
 
-from metas_peft.core.errors import MeasurementError, MeterPermissionError, MeterUnavailableError
-from metas_peft.devices import check_meters
+from metas_peft.core.errors import MeterPermissionError, MeterUnavailableError, UnknownNameError
+from metas_peft.devices.meters import METERS, MeterKind, check_meters, find_meter, open_first, registry, zeus_soc
 from metas_peft.devices.meters import zeus as zeus_module
-from metas_peft.devices.meters.base import CounterPower, EnergyCounter, PowerSampler, Window
-from metas_peft.devices.meters.zeus import RAPL_COMMAND, NvmlCounter, NvmlPower, RaplCounter
+from metas_peft.devices.meters.base import MIN_UPDATES
+from metas_peft.devices.meters.zeus import RAPL_COMMAND, AmdCounter, AmdPower, NvmlCounter, NvmlPower, RaplCounter
+from metas_peft.devices.meters.zeus_soc import AppleCounter, JetsonCounter
 
 
-class Counter(EnergyCounter):
-    """Reads the energies given, one reading after the other."""
+class FakeGpus:
+    """Two boards, of which the second has no counter, in millijoules and milliwatts."""
 
-    name, boundary, update_period_s = "counter", "bench", 0.1
+    def __len__(self):
+        return 2
 
-    def __init__(self, *readings):
-        self.readings = iter(readings)
+    def supports_get_total_energy_consumption(self, index):
+        return index == 0
 
-    def read_j(self):
-        reading = next(self.readings)
-        return reading if isinstance(reading, dict) else {"all": reading}
+    def get_total_energy_consumption(self, index):
+        return 123_456
 
-
-class Sampler(PowerSampler):
-    name, update_period_s = "sampler", 0.002
-
-    def __init__(self, *values_w):
-        self.values_w = list(values_w)
-
-    def read_w(self):
-        value = self.values_w.pop(0) if len(self.values_w) > 1 else self.values_w[0]
-        if isinstance(value, Exception):
-            raise value
-        return value
+    def get_instant_power_usage(self, index):
+        return 250_500
 
 
-def clock(*seconds):
-    values = iter(seconds)
-    return lambda: next(values)
+class NVIDIAGPUs(FakeGpus):
+    pass
 
 
-def test_window_gives_energy_and_mean_power():
-    with Window(
-        Counter({"package": 100.0, "dram": 5.0}, {"package": 130.0, "dram": 11.0}), clock_s=clock(10, 14)
-    ) as window:
-        pass
-    reading = window.reading
-    assert (reading.energy_j, reading.total_j, reading.mean_power_w) == ({"package": 30.0, "dram": 6.0}, 36.0, 9.0)
-    assert reading.peak_power_w is None
+class AMDGPUs(FakeGpus):
+    pass
 
 
-@pytest.mark.parametrize(
-    ("readings", "times", "message"),
-    [
-        ((5.0, 5.0), (0, 1), "stood still"),
-        ((5.0, 4.0), (0, 1), "fell"),
-        ((5.0, float("nan")), (0, 1), "fell"),
-        ((5.0, 6.0), (1, 1), "clock did not advance"),
-        ((0.0, 1e9), (0, 1), "not a power this kind of device can draw"),
-    ],
-)
-def test_window_refuses_a_counter_that_makes_no_sense(readings, times, message):
-    with pytest.raises(MeasurementError, match=message), Window(Counter(*readings), clock_s=clock(*times)):
-        pass
+class RAPLCPUs:
+    dram_mj: float | None = 500.0
+
+    def __len__(self):
+        return 1
+
+    def get_total_energy_consumption(self, index):
+        return types.SimpleNamespace(cpu_mj=2_000.0, dram_mj=self.dram_mj)
 
 
-def test_window_counts_the_fall_of_one_rail_even_if_the_sum_rises():
-    readings = {"a": 5.0, "b": 1.0}, {"a": 4.0, "b": 9.0}
-    with pytest.raises(MeasurementError, match="fell"), Window(Counter(*readings), clock_s=clock(0, 1)):
-        pass
+class Chip:
+    def __init__(self, **millijoules):
+        self.values = types.SimpleNamespace(**millijoules)
+
+    def get_total_energy_consumption(self):
+        return self.values
 
 
-def test_window_peak_is_the_highest_sample():
-    sampler, done = Sampler(1.0, 20.0, 70.0, 30.0), []
-    with Window(Counter(0.0, 10.0), sampler, clock_s=clock(0, 1)) as window:
-        while len(sampler.values_w) > 1:
-            done.append(1)
-    assert window.reading.peak_power_w == 70.0
-    assert window.reading.n_samples >= 2
-    assert window.reading.sampling_period_ms == pytest.approx(2.0)
+class AppleSilicon(Chip):
+    pass
 
 
-def test_window_peak_is_never_below_the_mean():
-    sampler = Sampler(1.0, 2.0, 2.0)
-    with Window(Counter(0.0, 50.0), sampler, clock_s=clock(0, 1)) as window:
-        while len(sampler.values_w) > 1:
-            pass
-    assert window.reading.peak_power_w == 50.0
+class Jetson(Chip):
+    pass
 
 
-def test_window_raises_what_stopped_the_sampler():
-    sampler = Sampler(1.0, MeterUnavailableError("unplugged"), 1.0)
-
-    def measure():
-        with Window(Counter(0.0, 50.0), sampler, clock_s=clock(0, 1)):
-            while len(sampler.values_w) > 1:
-                pass
-
-    with pytest.raises(MeterUnavailableError, match="unplugged"):
-        measure()
-
-
-def test_window_has_no_reading_when_the_block_failed():
-    window = Window(Counter(0.0, 50.0), clock_s=clock(0, 1))
-    with pytest.raises(KeyError), window:
-        raise KeyError("in the block")
-    with pytest.raises(MeasurementError, match="not closed"):
-        _ = window.reading
-
-
-def test_counter_power_is_energy_by_time():
-    power = CounterPower(Counter(10.0, 16.0, 16.0), 0.1, clock(0.0, 0.5, 1.0))
-    assert [power.read_w() for _ in range(3)] == [0.0, 12.0, 0.0]
-
-
-class FakeZeus:
-    """Stands in for Zeus: two boards and a package with memory, in millijoules and milliwatts."""
-
-    class NVIDIAGPUs:
-        def __len__(self):
-            return 2
-
-        def supports_get_total_energy_consumption(self, index):
-            return index == 0
-
-        def get_total_energy_consumption(self, index):
-            return 123_456
-
-        def get_instant_power_usage(self, index):
-            return 250_500
-
-    class RAPLCPUs:
-        dram_mj: float | None = 500.0
-
-        def __len__(self):
-            return 1
-
-        def get_total_energy_consumption(self, index):
-            return types.SimpleNamespace(cpu_mj=2_000.0, dram_mj=self.dram_mj)
+APPLE = {"cpu_total_mj": 1_000, "gpu_mj": 2_000, "gpu_sram_mj": None, "ane_mj": 0, "dram_mj": 500}
 
 
 @pytest.fixture
@@ -150,32 +75,46 @@ def fake_zeus(monkeypatch):
     class ZeusCPUNoPermissionError(ZeusBaseError):
         pass
 
-    gpu = types.SimpleNamespace(get_gpus=FakeZeus.NVIDIAGPUs)
-    cpu = types.SimpleNamespace(rapl_is_available=lambda: True, get_cpus=FakeZeus.RAPLCPUs)
+    gpu = types.SimpleNamespace(get_gpus=NVIDIAGPUs)
+    cpu = types.SimpleNamespace(rapl_is_available=lambda: True, get_cpus=RAPLCPUs)
+    soc = types.SimpleNamespace(get_soc=lambda: AppleSilicon(**APPLE))
     modules = {
         "zeus.exception": types.SimpleNamespace(ZeusBaseError=ZeusBaseError),
         "zeus.device.gpu": gpu,
         "zeus.device.cpu": cpu,
+        "zeus.device.soc": soc,
     }
-    monkeypatch.setattr(zeus_module, "_zeus", modules.__getitem__)
-    return types.SimpleNamespace(gpu=gpu, cpu=cpu, error=ZeusBaseError, no_permission=ZeusCPUNoPermissionError)
+    monkeypatch.setattr(zeus_module, "zeus_module", modules.__getitem__)
+    monkeypatch.setattr(zeus_soc, "zeus_module", modules.__getitem__)
+    return types.SimpleNamespace(gpu=gpu, cpu=cpu, soc=soc, error=ZeusBaseError, no_permission=ZeusCPUNoPermissionError)
 
 
-def test_nvml_millijoules_become_joules(fake_zeus):
+def test_millijoules_and_milliwatts_of_boards_become_joules_and_watts(fake_zeus):
     assert NvmlCounter.open().read_j() == {"gpu0": pytest.approx(123.456)}
     assert NvmlPower.open().read_w() == pytest.approx(250.5)
+    fake_zeus.gpu.get_gpus = AMDGPUs
+    assert AmdCounter.open().read_j() == {"gpu0": pytest.approx(123.456)}
+    assert AmdPower.open().read_w() == pytest.approx(250.5)
 
 
-def test_nvml_board_without_counter_is_refused(fake_zeus):
+def test_board_without_a_counter_that_can_be_trusted_is_refused(fake_zeus):
     with pytest.raises(MeterUnavailableError, match="Volta"):
         NvmlCounter.open(1)
     with pytest.raises(MeterUnavailableError, match="board 2 was asked for, 2 can be seen"):
         NvmlCounter.open(2)
+    fake_zeus.gpu.get_gpus = AMDGPUs
+    with pytest.raises(MeterUnavailableError, match="amd-power"):
+        AmdCounter.open(1)
+
+
+def test_board_of_another_vendor_is_refused(fake_zeus):
+    with pytest.raises(MeterUnavailableError, match="not AMD's"):
+        AmdPower.open()
 
 
 def test_rapl_adds_packages_and_memory(fake_zeus, monkeypatch):
     assert RaplCounter.open().read_j() == {"package0": 2.0, "dram0": 0.5}
-    monkeypatch.setattr(FakeZeus.RAPLCPUs, "dram_mj", None)
+    monkeypatch.setattr(RAPLCPUs, "dram_mj", None)
     assert RaplCounter.open().read_j() == {"package0": 2.0}
 
 
@@ -189,6 +128,34 @@ def test_rapl_without_permission_gives_the_command(fake_zeus):
     assert RAPL_COMMAND in str(caught.value)
 
 
+def test_apple_blocks_add_up_and_absent_ones_are_left_out(fake_zeus):
+    counter = AppleCounter.open()
+    assert counter.read_j() == {"cpu_total": 1.0, "gpu": 2.0, "ane": 0.0, "dram": 0.5}
+
+
+def test_jetson_total_is_the_input_rail_alone(fake_zeus):
+    """The input rail contains the others: adding them would count twice."""
+    fake_zeus.soc.get_soc = lambda: Jetson(cpu_energy_mj=1_000.0, gpu_energy_mj=2_000.0, total_energy_mj=5_000.0)
+    counter = JetsonCounter.open()
+    assert counter.read_j() == {"total": 5.0}
+    assert counter.boundary == "module input rail"
+
+
+def test_jetson_without_an_input_rail_says_what_it_leaves_out(fake_zeus):
+    fake_zeus.soc.get_soc = lambda: Jetson(cpu_energy_mj=1_000.0, gpu_energy_mj=2_000.0, total_energy_mj=None)
+    counter = JetsonCounter.open()
+    assert counter.read_j() == {"cpu": 1.0, "gpu": 2.0}
+    assert "only" in counter.boundary
+
+
+def test_chip_of_another_kind_is_refused(fake_zeus):
+    with pytest.raises(MeterUnavailableError, match="another chip"):
+        JetsonCounter.open()
+    fake_zeus.soc.get_soc = lambda: Jetson(cpu_energy_mj=None, gpu_energy_mj=None, total_energy_mj=None)
+    with pytest.raises(MeterUnavailableError, match="no rail"):
+        JetsonCounter.open()
+
+
 def test_meter_that_stops_answering_is_unavailable(fake_zeus):
     counter = NvmlCounter.open()
 
@@ -196,7 +163,7 @@ def test_meter_that_stops_answering_is_unavailable(fake_zeus):
         raise fake_zeus.error("GPU is lost")
 
     counter._gpus.get_total_energy_consumption = lost
-    with pytest.raises(MeterUnavailableError, match="GPU is lost"):
+    with pytest.raises(MeterUnavailableError, match="GPU is lost. Check"):
         counter.read_j()
 
 
@@ -207,23 +174,70 @@ def test_zeus_that_is_not_installed_is_said(monkeypatch):
         NvmlCounter.open()
 
 
-def test_check_lists_every_meter_with_a_reason(monkeypatch):
-    def absent(*args):
+def test_all_meters_are_listed_with_period_window_and_permission():
+    rows = check_meters()
+    assert len(rows) == 12
+    assert len(METERS) == 10
+    assert [r.meter for r in rows if not r.works] == [
+        r.meter for r in rows if r.why_not and r.origin == "measured" and r.permission
+    ]
+    assert all(r.min_window_ms >= MIN_UPDATES * r.update_period_ms for r in rows if r.update_period_ms)
+    assert {r.meter: r.min_window_ms for r in rows}["nvml"] <= 2000.0
+    assert rows[0].min_window_ms == 2000.0
+    assert (rows[-1].meter, rows[-1].works, rows[-1].origin) == ("utilisation", True, "modelled")
+
+
+def test_check_tells_permission_from_absence(monkeypatch):
+    def absent():
         raise MeterUnavailableError("not here")
 
-    def locked(*args):
+    def locked():
         raise MeterPermissionError("root only")
 
-    for kind, probe in ((NvmlCounter, absent), (NvmlPower, lambda *a: None), (RaplCounter, locked)):
-        monkeypatch.setattr(kind, "open", probe)
+    parts = tuple(registry.Part(str(n), p, 0.1, 2.0) for n, p in enumerate((absent, locked, lambda: None)))
+    monkeypatch.setattr(registry, "METERS", (MeterKind("fake", (), "a command", locked, parts),))
     rows = check_meters()
-    assert [r.works for r in rows] == [False, True, False, True]
-    assert [r.why_not for r in rows] == ["not here", "", "permission: root only", ""]
-    assert [r.update_period_ms for r in rows] == [100, 50, 1, None]
-    assert [r.origin for r in rows] == ["measured"] * 3 + ["modelled"]
+    assert [r.works for r in rows] == [False, False, True, True]
+    assert [r.why_not for r in rows] == ["not here", "permission: root only", "", ""]
 
 
-def test_devices_do_not_import_zeus_before_a_meter_is_asked_for():
-    code = "import sys, metas_peft.devices as d; d.catalogue(); sys.exit('zeus' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], check=False, env={"PYTHONPATH": ":".join(sys.path)})
-    assert result.returncode == 0
+def test_no_meter_at_all_says_why_not_each(monkeypatch):
+    def absent(reason):
+        def open_it():
+            raise MeterUnavailableError(reason)
+
+        return open_it
+
+    kinds = tuple(MeterKind(n, ("pytorch_cpu",), "none", absent(f"no {n} here"), ()) for n in ("a", "b"))
+    by_hand = MeterKind("c", ("pytorch_cpu",), "none", absent("asked c"), (), is_automatic=False)
+    monkeypatch.setattr(registry, "METERS", (*kinds, by_hand))
+    with pytest.raises(MeterUnavailableError) as caught:
+        open_first("pytorch_cpu")
+    assert "no a here no b here" in str(caught.value)
+    assert "asked c" not in str(caught.value)
+
+
+def test_meter_without_permission_is_named_before_those_that_are_absent(monkeypatch):
+    def absent():
+        raise MeterUnavailableError("no apple here")
+
+    def locked():
+        raise MeterPermissionError("Run: sudo chmod")
+
+    kinds = (MeterKind("a", ("x",), "", absent, ()), MeterKind("b", ("x",), "", locked, ()))
+    monkeypatch.setattr(registry, "METERS", kinds)
+    with pytest.raises(MeterPermissionError, match="sudo chmod"):
+        open_first("x")
+
+
+def test_unknown_meter_is_named():
+    with pytest.raises(UnknownNameError, match="did you mean 'rapl'"):
+        find_meter("rappl")
+
+
+def test_devices_do_not_import_meter_libraries_before_a_meter_is_asked_for():
+    code = (
+        "import sys, metas_peft.devices as d; d.catalogue(); "
+        "sys.exit(bool({'zeus', 'smbus2', 'pynvml', 'torch', 'pyarrow'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,7 +10,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, final
@@ -145,6 +145,20 @@ class Device(ABC):
         for record in records:
             self._check(record)
         return records
+
+    def spec_for(self, workload: Workload) -> DeviceSpec:
+        """Facts of the device under a workload; they differ where the peak rate depends on the width of weights."""
+        return self.spec
+
+    def recall(self, specimens: Sequence[Specimen], workload: Workload, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from measurements of an earlier process; a device that keeps nothing between calls does nothing.
+
+        Args:
+            specimens: What is being measured, the finished ones included.
+            workload: What one pass processes.
+            rows: Records of this machine, as a store gives them.
+        """
+        logger.debug("%s keeps nothing between calls; %d earlier records change nothing.", self.spec.name, len(rows))
 
     @abstractmethod
     def _measure(

@@ -3,22 +3,35 @@
 Passes are timed by the protocol of `protocol`; the anchor of the first measurement of a backbone (the dense model
 where it is among the specimens, else the first one given) stays the yardstick of all later ones under the same
 workload: it runs in their rounds too, and their times are given on its first scale. So two calls minutes apart on a
-busy machine can be compared. A yardstick that runs along is not a measurement of its own and is not counted.
+busy machine can be compared, and so can two processes, if the second `recall`s the records of the first. A yardstick
+that runs along is not a measurement of its own and is not counted.
 
 The number of processor threads belongs to whoever opens the models (a specimen's `open`); here it is noted, and
 contradicted when the processor time shows otherwise.
 """
 
+import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from metas_peft.core.errors import MeasurementError
-from metas_peft.core.records import BackboneShape, Cost, DeviceSpec, Origin, PaperCost, ProfileRecord, Workload
-from metas_peft.core.units import MS_PER_S
+from metas_peft.core.records import (
+    BackboneShape,
+    Conditions,
+    Cost,
+    DeviceSpec,
+    Origin,
+    PaperCost,
+    ProfileRecord,
+    Workload,
+)
+from metas_peft.core.units import MS_PER_S, S_PER_MS
 from metas_peft.devices.base import Device, Ledger, Purpose, Specimen, by_shape, make_record, stacked_papers
+from metas_peft.devices.conditions import ConditionProbe, HostProbe, between
 from metas_peft.devices.power import PassTime, PowerSource
 from metas_peft.devices.protocol import Clock, Run, Timing, TimingRules, time_flight
 
@@ -46,6 +59,7 @@ class LocalDevice(Device):
         ledger: Where measurements are counted.
         rules: When timing may stop.
         clock: Clocks to read.
+        probe: Tells temperature, clocks and throttling.
     """
 
     def __init__(
@@ -56,12 +70,33 @@ class LocalDevice(Device):
         ledger: Ledger | None = None,
         rules: TimingRules | None = None,
         clock: Clock | None = None,
+        probe: ConditionProbe | None = None,
     ) -> None:
         super().__init__(spec, ledger, power.meters)
         self.power = power
         self.rules = rules if rules is not None else TimingRules()
         self._clock = clock if clock is not None else Clock()
+        self._probe = probe if probe is not None else HostProbe()
         self._yardsticks: dict[tuple[BackboneShape, Workload], _Yardstick] = {}
+
+    def recall(self, specimens: Sequence[Specimen], workload: Workload, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take over the yardstick of earlier records, so that what comes is given on their scale."""
+        wanted = dataclasses.asdict(workload) | {
+            "device": self.spec.device_id, "runtime": self.spec.runtime, "threads": self.spec.threads,
+        }  # fmt: skip
+        own = [r for r in rows if all(r.get(k) == v for k, v in wanted.items()) and r.get("is_valid") is not False]
+        for shape, indices in by_shape(specimens):
+            by_key = {specimens[i].subnet.key: specimens[i] for i in indices}
+            for row in own:
+                is_anchor = row.get("anchor_key") == row["subnet_key"] and row["model_id"] == shape.model_id
+                if is_anchor and row["subnet_key"] in by_key and row.get("cpu_time_ms") is not None:
+                    wall_s, cpu_s = row["scale_ms"] * S_PER_MS, row["cpu_time_ms"] * S_PER_MS
+                    yardstick = _Yardstick(by_key[row["subnet_key"]], wall_s, cpu_s)
+                    self._yardsticks.setdefault((shape, workload), yardstick)
+                    logger.info(
+                        "Times are given on the scale of earlier records: %.3g ms of the anchor.", row["scale_ms"]
+                    )
+                    break
 
     def _measure(
         self, specimens: Sequence[Specimen], workload: Workload, purpose: Purpose, seed: int
@@ -80,7 +115,29 @@ class LocalDevice(Device):
                 crew = [specimens[i] for i in flight]
                 done = self._fly(crew, [papers[i] for i in flight], workload, anchor, anchor_run, rng)
                 records |= dict(zip(flight, done, strict=True))
-        return [records[i] for i in range(len(specimens))]
+        return self._at_rest_again([records[i] for i in range(len(specimens))])
+
+    def _at_rest_again(self, records: list[ProfileRecord]) -> list[ProfileRecord]:
+        """The records with the power at rest after them, and energies above the mean of both."""
+        after_w = self.power.finish()
+        if after_w is None:
+            return records
+        finished: list[ProfileRecord] = []
+        for record in records:
+            before_w, mean_w, energy_j = record.idle_power_w, record.mean_power_w, record.cost.energy_j
+            if before_w is None or mean_w is None or energy_j is None:
+                finished.append(record)
+                continue
+            idle_w = 0.5 * (before_w + after_w)
+            finished.append(
+                dataclasses.replace(
+                    record,
+                    idle_power_w=idle_w,
+                    energy_above_idle_j=energy_j * (1.0 - idle_w / mean_w),
+                    conditions=dataclasses.replace(record.conditions, idle_power_after_w=after_w),
+                )
+            )
+        return finished
 
     def _fly(
         self,
@@ -95,13 +152,31 @@ class LocalDevice(Device):
         runs = [anchor_run if s.subnet == anchor.subnet else _open(s, workload) for s in specimens]
         # The anchor flies along at the end where it is not a member.
         crew = runs if anchor_run in runs else [*runs, anchor_run]
+        before = self._probe.read()
         timed = time_flight(crew, crew.index(anchor_run), self.rules, self._clock, rng)
         yardstick = self._yardsticks.setdefault(
             (anchor.shape, workload), _Yardstick(anchor, timed.anchor_wall_s, timed.anchor_cpu_s)
         )
-        return [
+        records = [
             self._record(specimen, workload, paper, run, timing, yardstick, timed.anchor_wall_s)
             for specimen, paper, run, timing in zip(specimens, papers, runs, timed.timings, strict=False)
+        ]
+        conditions = dataclasses.replace(
+            between(before, self._probe.read()),
+            anchor_key=anchor.subnet.key,
+            anchor_ms=timed.anchor_wall_s * MS_PER_S,
+            scale_ms=yardstick.wall_s * MS_PER_S,
+        )
+        if conditions.is_throttled:
+            logger.warning(
+                "This computer throttled while %d configurations were measured (%s): their times are those of a hot or "
+                "power-limited machine, and say so.",
+                len(records),
+                conditions.power_mode or "no more is known",
+            )
+        return [
+            dataclasses.replace(r, conditions=dataclasses.replace(conditions, meter_gap_pct=r.conditions.meter_gap_pct))
+            for r in records
         ]
 
     def _record(
@@ -127,7 +202,7 @@ class LocalDevice(Device):
             cost,
             Cost(figures.origin, Origin.MEASURED, None if figures.peak_power_w is None else figures.origin),
             meter=self.power.name,
-            source=_story(timing, yardstick, anchor_now_s),
+            source=_story(timing, yardstick, anchor_now_s, figures.note),
             n_repeats=timing.n_trials,
             latency_std_ms=timing.wall_std_ratio * yardstick.wall_s * MS_PER_S,
             mean_power_w=figures.mean_power_w,
@@ -135,6 +210,10 @@ class LocalDevice(Device):
             energy_above_idle_j=figures.energy_above_idle_j,
             cpu_time_ms=cpu_ms,
             sampling_period_ms=figures.sampling_period_ms,
+            known_to_pct=100.0 * timing.known_to,
+            n_invalid=timing.n_invalid,
+            conditions=Conditions(meter_gap_pct=figures.meter_gap_pct),
+            trials=timing.trials,
         )
 
     def _contradict_threads(self, processors: float) -> None:
@@ -156,7 +235,7 @@ def _open(specimen: Specimen, workload: Workload) -> Run:
     return specimen.open(workload)
 
 
-def _story(timing: Timing, yardstick: _Yardstick, anchor_now_s: float) -> str:
+def _story(timing: Timing, yardstick: _Yardstick, anchor_now_s: float, note: str) -> str:
     """How the number came about, for the record."""
     text = (
         f"local protocol: {timing.n_trials} trials of {timing.passes_per_trial} passes, median known to "
@@ -168,5 +247,5 @@ def _story(timing: Timing, yardstick: _Yardstick, anchor_now_s: float) -> str:
         text += f", {timing.n_invalid} invalid trials left out"
     return text + (
         f"; anchor {yardstick.specimen.subnet.key} took {anchor_now_s * MS_PER_S:.3g} ms, "
-        f"scale of {yardstick.wall_s * MS_PER_S:.3g} ms"
+        f"scale of {yardstick.wall_s * MS_PER_S:.3g} ms" + (f"; {note}" if note else "")
     )

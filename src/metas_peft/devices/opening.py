@@ -6,19 +6,22 @@ from pathlib import Path
 from metas_peft.core.errors import MeterUnavailableError, UnknownNameError, UsageError, nearest
 from metas_peft.core.records import DeviceSpec
 from metas_peft.devices.base import Device, Ledger
+from metas_peft.devices.conditions import open_probe
 from metas_peft.devices.entry import DeviceEntry
 from metas_peft.devices.host import Host, describe_host
 from metas_peft.devices.loading import catalogue, load_entry
 from metas_peft.devices.local import LOCAL, LocalDevice
-from metas_peft.devices.meters import NvmlCounter, NvmlPower, RaplCounter
+from metas_peft.devices.meters import METERS, Meter, find_meter, open_first
+from metas_peft.devices.meters.registry import CPU, CUDA, ONNX, ROCM
 from metas_peft.devices.power import MeteredPower, PowerSource, UtilisationModel
 from metas_peft.devices.protocol import TimingRules
 from metas_peft.devices.simulated import SimulatedDevice
 
 logger = logging.getLogger(__name__)
 
-CPU, CUDA = "pytorch_cpu", "pytorch_cuda"
-METER, UTILISATION = "meter", "utilisation"
+RUNTIMES = (CPU, ONNX, CUDA, ROCM)
+ON_ACCELERATOR = (CUDA, ROCM)
+METER, UTILISATION, MODELLED = "meter", "utilisation", "modelled"
 YAML_SUFFIXES = (".yaml", ".yml")
 
 
@@ -38,11 +41,12 @@ def open_device(
     Args:
         name: `local` for this computer, a name or alias of the catalogue, or the path of a device file.
         ledger: Where measurements are counted; a new one if absent.
-        runtime: Runtime of a simulated device; on `local` `pytorch_cpu` (default) or `pytorch_cuda`, which decides the
-            meter.
+        runtime: Runtime of a simulated device; on `local` `pytorch_cpu` (default), `onnxruntime_cpu`, `pytorch_cuda` or
+            `pytorch_rocm`, which decides the meter.
         threads: Processor threads that passes on `local` use, for the record.
-        power_model: On `local`: `meter` insists on a power meter, `utilisation` models power from processor time;
-            absent, a meter is used where one works, else the model, which the log and every record say.
+        power_model: On `local`: `meter` insists on a power meter, the name of a meter on that one; `utilisation` (or
+            `modelled`) models power from processor time; absent, a meter is used where one works, else the model,
+            which the log and every record say.
         power_mode: A power mode of a simulated device that has several.
         is_sustained: Whether a simulated phone has run for so long that it throttles.
         rules: When timing on `local` may stop.
@@ -94,17 +98,18 @@ def open_local(
 ) -> LocalDevice:
     """Open this computer; see `open_device`."""
     runtime = runtime if runtime is not None else CPU
-    if runtime not in (CPU, CUDA):
-        raise UnknownNameError(f"`local` has no runtime {runtime!r}: {nearest(runtime, (CPU, CUDA))}")
-    if power_model not in (None, METER, UTILISATION):
-        raise UsageError(f"Unknown power_model {power_model!r}: {nearest(str(power_model), (METER, UTILISATION))}")
+    if runtime not in RUNTIMES:
+        raise UnknownNameError(f"`local` has no runtime {runtime!r}: {nearest(runtime, RUNTIMES)}")
+    choices = (METER, UTILISATION, MODELLED, *(kind.name for kind in METERS))
+    if power_model is not None and power_model not in choices:
+        raise UsageError(f"Unknown power_model {power_model!r}: {nearest(power_model, choices)}")
     host = host if host is not None else describe_host()
     power = _power_source(runtime, power_model, host)
     is_modelled = isinstance(power, UtilisationModel)
     spec = DeviceSpec(
         device_id=LOCAL,
         name=host.model_name,
-        kind="cpu" if runtime == CPU else "gpu",
+        kind="gpu" if runtime in ON_ACCELERATOR else "cpu",
         runtime=runtime,
         peak_gflops=None,
         mem_bandwidth_gb_s=None,
@@ -112,21 +117,36 @@ def open_local(
         power_cap_w=host.limit_w if is_modelled else None,
         threads=threads,
     )
-    return LocalDevice(spec, power, ledger=ledger, rules=rules)
+    probe = open_probe(is_nvidia=runtime == CUDA)
+    return LocalDevice(spec, power, ledger=ledger, rules=rules, probe=probe)
 
 
 def _power_source(runtime: str, power_model: str | None, host: Host) -> PowerSource:
-    if runtime == CUDA:
-        if power_model == UTILISATION:
+    if power_model in (UTILISATION, MODELLED):
+        if runtime in ON_ACCELERATOR:
             raise UsageError("Processor utilisation says nothing of an accelerator's power; use power_model=meter.")
-        return MeteredPower(NvmlCounter.open(), NvmlPower.open())
-    if power_model == UTILISATION:
         return UtilisationModel(host)
+    if power_model not in (None, METER):
+        return _metered(_named(power_model, runtime))
     try:
-        counter = RaplCounter.open()
+        return _metered(open_first(runtime))
     except MeterUnavailableError as error:
-        if power_model == METER:
+        if runtime in ON_ACCELERATOR:
             raise
+        if power_model == METER:
+            kind = type(error)
+            raise kind(f"{error} Or have power modelled from processor time: power_model=utilisation.") from error
         logger.warning("No power meter on this computer: energy and power are modelled, not measured. %s", error)
         return UtilisationModel(host)
-    return MeteredPower(counter, counter.power())
+
+
+def _named(name: str, runtime: str) -> Meter:
+    kind = find_meter(name)
+    if runtime not in kind.runtimes:
+        reads = ", ".join(kind.runtimes) or "another device"
+        raise UsageError(f"The meter {name} reads {reads}, not what {runtime} draws on this computer.")
+    return kind.open()
+
+
+def _metered(meter: Meter) -> MeteredPower:
+    return MeteredPower(meter.counter, meter.sampler)

@@ -11,9 +11,12 @@
     end       every median is known to `tolerance`, or the time limit is reached (the result says which)
 
 A median is known to x when the distribution-free 95 % interval around it (order statistics) is no wider than +-x of
-it. A trial is left out, and counted, when the clock did not advance; when the process got less than half of its usual
-share of a processor (it was pre-empted); and with its whole round when the anchor took more than three times its
-median (the machine stalled). A subject with fewer than three trials left has no result.
+it. A trial does not count when the clock did not advance; when the process got less than half of its usual share of a
+processor (it was pre-empted); and with its whole round when the anchor took more than three times its median (the
+machine stalled). Such trials are kept and say why. A subject with fewer than three trials left has no result.
+
+Before a flight, and after it, the machine is asked for its temperature, clocks and throttling (`conditions`); a meter
+is read after the rounds, each subject in a window of its own, with the power at rest before and after (`power`).
 """
 
 import math
@@ -24,6 +27,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from metas_peft.core.errors import MeasurementError
+from metas_peft.core.records import Trial
+from metas_peft.core.units import MS_PER_S
 
 Array = np.ndarray
 Run = Callable[[], object]
@@ -31,6 +36,11 @@ Run = Callable[[], object]
 STALL_FACTOR = 3.0
 PREEMPTED_SHARE = 0.5
 FEWEST_TRIALS = 3
+# Why a trial does not count; a trial that was not made has no entry at all.
+COUNTS, NOT_MADE = "", "not made"
+NO_TIME, PREEMPTED, STALLED, NO_ANCHOR = (
+    "the clock did not advance", "pre-empted", "the machine stalled", "no anchor in its round",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,7 @@ class Timing:
         n_invalid: Trials left out.
         passes_per_trial: Passes in each.
         is_cut_short: Whether the time limit came before the tolerance.
+        trials: All trials made, those left out included.
     """
 
     wall_ratio: float
@@ -87,6 +98,7 @@ class Timing:
     n_invalid: int
     passes_per_trial: int
     is_cut_short: bool
+    trials: tuple[Trial, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,7 +134,8 @@ def time_flight(runs: Sequence[Run], anchor: int, rules: TimingRules, clock: Clo
         for index in order:
             row_wall[index], row_cpu[index] = _trial(runs[index], passes[index], clock)
         wall, cpu = np.vstack([wall, row_wall]), np.vstack([cpu, row_cpu])
-        is_valid = _validity(wall, cpu, anchor)
+        problems = _problems(wall, cpu, anchor)
+        is_valid = problems == COUNTS
         known = [_known_to(_samples(wall, is_valid, anchor, i)) for i in range(n)]
         if len(wall) >= rules.min_rounds:
             active = [i for i in range(n) if i == anchor or known[i] > rules.tolerance]
@@ -132,7 +145,7 @@ def time_flight(runs: Sequence[Run], anchor: int, rules: TimingRules, clock: Clo
         if len(wall) >= FEWEST_TRIALS and clock.wall_s() >= limit_s:
             break
     anchor_valid = is_valid[:, anchor]
-    timings = tuple(_summary(wall, cpu, is_valid, anchor, i, passes[i], known[i], rules) for i in range(n))
+    timings = tuple(_summary(wall, cpu, problems, anchor, i, passes[i], known[i], rules) for i in range(n))
     return Flight(timings, float(np.median(wall[anchor_valid, anchor])), float(np.median(cpu[anchor_valid, anchor])))
 
 
@@ -160,19 +173,25 @@ def _trial(run: Run, passes: int, clock: Clock) -> tuple[float, float]:
     return (clock.wall_s() - wall_s) / passes, (clock.cpu_s() - cpu_s) / passes
 
 
-def _validity(wall: Array, cpu: Array, anchor: int) -> Array:
-    """Which trials count, shape (rounds, N); trials that were not made do not."""
-    is_valid = np.isfinite(wall) & (np.nan_to_num(wall) > 0)
+def _problems(wall: Array, cpu: Array, anchor: int) -> Array:
+    """Why trials do not count, texts of shape (rounds, N); `COUNTS` where they do, `NOT_MADE` where there is none."""
+    problems = np.full(wall.shape, COUNTS, dtype=object)
+    problems[np.isnan(wall)] = NOT_MADE
+    problems[~np.isnan(wall) & ~(np.nan_to_num(wall) > 0)] = NO_TIME
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(is_valid, cpu / wall, np.nan)
+        share = np.where(problems == COUNTS, cpu / wall, np.nan)
     for index in range(wall.shape[1]):
-        usual = np.median(share[is_valid[:, index], index]) if is_valid[:, index].any() else 0.0
-        is_valid[:, index] &= ~(share[:, index] < PREEMPTED_SHARE * usual)
-    if is_valid[:, anchor].any():
-        stalled = wall[:, anchor] > STALL_FACTOR * np.median(wall[is_valid[:, anchor], anchor])
-        is_valid[stalled] = False
-    is_valid[~is_valid[:, anchor]] = False  # without its anchor a round has no yardstick
-    return is_valid
+        fine = problems[:, index] == COUNTS
+        usual = np.median(share[fine, index]) if fine.any() else 0.0
+        problems[fine & (share[:, index] < PREEMPTED_SHARE * usual), index] = PREEMPTED
+    fine = problems[:, anchor] == COUNTS
+    if fine.any():
+        slow = np.nan_to_num(wall[:, anchor]) > STALL_FACTOR * np.median(wall[fine, anchor])
+        problems[slow[:, None] & (problems == COUNTS)] = STALLED
+    # Without its anchor a round has no yardstick.
+    orphaned = (problems[:, anchor] != COUNTS)[:, None] & (problems == COUNTS)
+    problems[orphaned] = NO_ANCHOR
+    return problems
 
 
 def _samples(wall: Array, is_valid: Array, anchor: int, index: int) -> Array:
@@ -193,9 +212,9 @@ def _known_to(samples: Array) -> float:
 
 
 def _summary(
-    wall: Array, cpu: Array, is_valid: Array, anchor: int, index: int, passes: int, known_to: float, rules: TimingRules
+    wall: Array, cpu: Array, problems: Array, anchor: int, index: int, passes: int, known_to: float, rules: TimingRules
 ) -> Timing:
-    rows = is_valid[:, index]
+    rows = problems[:, index] == COUNTS
     made = int(np.isfinite(wall[:, index]).sum())
     n_trials = int(rows.sum())
     if n_trials < FEWEST_TRIALS:
@@ -217,4 +236,9 @@ def _summary(
         n_invalid=made - n_trials,
         passes_per_trial=passes,
         is_cut_short=known_to > rules.tolerance and (index != anchor or wall.shape[1] == 1),
+        trials=tuple(
+            Trial(number, float(wall[number, index]) * MS_PER_S, float(cpu[number, index]) * MS_PER_S, str(why))
+            for number, why in enumerate(problems[:, index])
+            if why != NOT_MADE
+        ),
     )

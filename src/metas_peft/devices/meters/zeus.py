@@ -1,4 +1,4 @@
-"""NVIDIA boards and x86 packages, read through Zeus (`pip install "metas-peft[meters]"`), imported when asked for.
+"""Graphics boards and x86 packages, read through Zeus (`pip install "metas-peft[meters]"`), imported when asked for.
 
 Zeus speaks millijoules and milliwatts; both become joules and watts here. Its monitor returns empty values where
 there is no meter; so its devices are asked directly, and an absent one is an error that says what to do.
@@ -8,9 +8,10 @@ other is an average over one second since Ampere (except GA100), which hides pea
 """
 
 import importlib
+import queue
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from metas_peft.core.errors import MeterPermissionError, MeterUnavailableError
 from metas_peft.core.units import J_PER_MJ, W_PER_MW
@@ -19,13 +20,18 @@ from metas_peft.devices.meters.base import CounterPower, EnergyCounter, PowerSam
 RAPL_FOLDER = Path("/sys/class/powercap/intel-rapl")
 RAPL_COMMAND = "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj /sys/class/powercap/intel-rapl:*:*/energy_uj"
 INSTALL = 'pip install "metas-peft[meters]"'
-NVML_PERIOD_S = 0.1
-NVML_POWER_PERIOD_S = 0.05
+BOARD_PERIOD_S = 0.1
+BOARD_POWER_PERIOD_S = 0.05
 RAPL_PERIOD_S = 0.001
 RAPL_POWER_PERIOD_S = 0.05
 
 
-def _zeus(module: str) -> Any:
+def zeus_module(module: str) -> Any:
+    """A module of Zeus.
+
+    Raises:
+        MeterUnavailableError: Zeus is not installed.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -34,85 +40,119 @@ def _zeus(module: str) -> Any:
         ) from error
 
 
-def _answered(name: str, call: Any, *arguments: Any) -> Any:
+def answered(name: str, call: Any, *arguments: Any) -> Any:
     """The answer of a meter; whatever Zeus raises becomes a meter that is not available."""
-    base_error: type[Exception] = _zeus("zeus.exception").ZeusBaseError
+    base_error: type[Exception] = zeus_module("zeus.exception").ZeusBaseError
     try:
         return call(*arguments)
     except PermissionError as error:
         raise MeterPermissionError(f"{name}: permission denied ({error}).") from error
-    except (base_error, OSError, RuntimeError, ValueError) as error:
+    except (base_error, OSError, RuntimeError, ValueError, EOFError, queue.Empty) as error:
         kind = MeterPermissionError if "NoPermission" in type(error).__name__ else MeterUnavailableError
-        raise kind(f"{name} does not answer: {error}") from error
+        what = str(error).rstrip(".") or type(error).__name__
+        raise kind(f"{name} does not answer: {what}. Check that it is there and its driver is loaded.") from error
 
 
-def _nvidia(index: int) -> Any:
-    """Zeus' handle on the NVIDIA boards, with board `index` among them."""
-    name = "NVIDIA board (NVML)"
-    module = _zeus("zeus.device.gpu")
-    gpus = _answered(name, module.get_gpus)
+def _boards(index: int, vendor: str, title: str) -> Any:
+    """Zeus' handle on the graphics boards of a vendor, with board `index` among them."""
+    module = zeus_module("zeus.device.gpu")
+    gpus = answered(title, module.get_gpus)
     if len(gpus) <= index:
-        raise MeterUnavailableError(f"{name}: board {index} was asked for, {len(gpus)} can be seen.")
-    if type(gpus).__name__ != "NVIDIAGPUs":
-        raise MeterUnavailableError(f"{name}: the graphics boards of this machine are not NVIDIA's.")
+        raise MeterUnavailableError(f"{title}: board {index} was asked for, {len(gpus)} can be seen.")
+    if type(gpus).__name__ != f"{vendor}GPUs":
+        raise MeterUnavailableError(f"{title}: the graphics boards of this machine are not {vendor}'s.")
     return gpus
 
 
-class NvmlCounter(EnergyCounter):
-    """Energy of one NVIDIA board since its driver was loaded."""
+class _BoardCounter(EnergyCounter):
+    """Energy of one graphics board since its driver was loaded."""
 
     boundary = "board"
-    update_period_s = NVML_PERIOD_S
+    update_period_s = BOARD_PERIOD_S
+    vendor: str
+    library: str
+    newest_without = ""
 
     def __init__(self, gpus: Any, index: int) -> None:
-        self.name = f"NVML energy counter, board {index}"
+        self.name = f"{self.library} energy counter, board {index}"
         self._gpus = gpus
         self._index = index
 
     @classmethod
-    def open(cls, index: int = 0) -> "NvmlCounter":
+    def open(cls, index: int = 0) -> Self:
         """Find the board.
 
         Raises:
-            MeterUnavailableError: No board, no driver, or one older than Volta, which has no counter.
+            MeterUnavailableError: No board, no driver, or a board without a counter that can be trusted.
         """
-        gpus = _nvidia(index)
-        counter = cls(gpus, index)
-        if not _answered(counter.name, gpus.supports_get_total_energy_consumption, index):
-            raise MeterUnavailableError(f"{counter.name}: this board has no energy counter (Volta and newer have).")
+        counter = cls(_boards(index, cls.vendor, f"{cls.vendor} board ({cls.library})"), index)
+        if not answered(counter.name, counter._gpus.supports_get_total_energy_consumption, index):
+            raise MeterUnavailableError(f"{counter.name}: {cls.newest_without}")
         counter.read_j()
         return counter
 
     def read_j(self) -> Mapping[str, float]:
         """Energy of the board in J."""
-        energy_mj = _answered(self.name, self._gpus.get_total_energy_consumption, self._index)
+        energy_mj = answered(self.name, self._gpus.get_total_energy_consumption, self._index)
         return {f"gpu{self._index}": energy_mj * J_PER_MJ}
 
 
-class NvmlPower(PowerSampler):
-    """Instant power of one NVIDIA board."""
+class _BoardPower(PowerSampler):
+    """Instant power of one graphics board."""
 
-    update_period_s = NVML_POWER_PERIOD_S
+    boundary = "board"
+    update_period_s = BOARD_POWER_PERIOD_S
+    vendor: str
+    library: str
 
     def __init__(self, gpus: Any, index: int) -> None:
-        self.name = f"NVML instant power, board {index}"
+        self.name = f"{self.library} instant power, board {index}"
         self._gpus = gpus
         self._index = index
 
     @classmethod
-    def open(cls, index: int = 0) -> "NvmlPower":
+    def open(cls, index: int = 0) -> Self:
         """Find the board.
 
         Raises:
             MeterUnavailableError: No board or no driver.
         """
-        sampler = cls(_nvidia(index), index)
+        sampler = cls(_boards(index, cls.vendor, f"{cls.vendor} board ({cls.library})"), index)
         sampler.read_w()
         return sampler
 
     def read_w(self) -> float:
         """Power of the board in W."""
-        return _answered(self.name, self._gpus.get_instant_power_usage, self._index) * W_PER_MW
+        return answered(self.name, self._gpus.get_instant_power_usage, self._index) * W_PER_MW
+
+
+class NvmlCounter(_BoardCounter):
+    """Energy of one NVIDIA board."""
+
+    vendor, library = "NVIDIA", "NVML"
+    newest_without = "this board has no energy counter (Volta and newer have)."
+
+
+class NvmlPower(_BoardPower):
+    """Instant power of one NVIDIA board."""
+
+    vendor, library = "NVIDIA", "NVML"
+
+
+class AmdCounter(_BoardCounter):
+    """Energy of one AMD board. Zeus holds the counter against the power when it opens, since some count nonsense."""
+
+    vendor, library = "AMD", "AMD SMI"
+    newest_without = (
+        "the energy counter of this board does not fit its power (a known fault of some AMD boards). Ask for the "
+        "meter amd-power instead."
+    )
+
+
+class AmdPower(_BoardPower):
+    """Instant power of one AMD board."""
+
+    vendor, library = "AMD", "AMD SMI"
 
 
 class RaplCounter(EnergyCounter):
@@ -136,13 +176,13 @@ class RaplCounter(EnergyCounter):
             MeterPermissionError: The counters are there but only root may read them.
             MeterUnavailableError: No counters, as in most virtual machines and containers.
         """
-        module = _zeus("zeus.device.cpu")
+        module = zeus_module("zeus.device.cpu")
         if not module.rapl_is_available():
             raise MeterUnavailableError(
                 f"RAPL: {RAPL_FOLDER} does not exist here; virtual machines and most containers do not have it."
             )
         try:
-            cpus = _answered(cls.name, module.get_cpus)
+            cpus = answered(cls.name, module.get_cpus)
         except MeterPermissionError as error:
             raise MeterPermissionError(f"RAPL: only root may read the counters. Run: {RAPL_COMMAND}") from error
         if len(cpus) == 0:
@@ -155,7 +195,7 @@ class RaplCounter(EnergyCounter):
         """Energy by package and by its memory in J."""
         rails: dict[str, float] = {}
         for index in range(len(self._cpus)):
-            answer = _answered(self.name, self._cpus.get_total_energy_consumption, index)
+            answer = answered(self.name, self._cpus.get_total_energy_consumption, index)
             rails[f"package{index}"] = answer.cpu_mj * J_PER_MJ
             if answer.dram_mj is not None:
                 rails[f"dram{index}"] = answer.dram_mj * J_PER_MJ

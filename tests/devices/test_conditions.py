@@ -1,0 +1,115 @@
+"""What the kernel and the driver tell of a machine, from files and a driver made for the test."""
+
+import types
+
+import pytest
+
+from metas_peft.devices.conditions import HostProbe, NvidiaProbe, State, between, open_probe
+
+
+def put(root, path, text):
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(f"{text}\n")
+
+
+def test_machine_that_tells_nothing_gives_nothing(tmp_path):
+    assert HostProbe(tmp_path).read() == State()
+
+
+def test_temperature_is_the_hottest_of_the_chips_own_sensors(tmp_path):
+    put(tmp_path, "sys/class/hwmon/hwmon0/name", "nvme")
+    put(tmp_path, "sys/class/hwmon/hwmon0/temp1_input", "90000")
+    put(tmp_path, "sys/class/hwmon/hwmon1/name", "coretemp")
+    put(tmp_path, "sys/class/hwmon/hwmon1/temp1_input", "51000")
+    put(tmp_path, "sys/class/hwmon/hwmon1/temp2_input", "63500")
+    put(tmp_path, "sys/class/thermal/thermal_zone0/type", "acpitz")
+    put(tmp_path, "sys/class/thermal/thermal_zone0/temp", "16800")
+    assert HostProbe(tmp_path).read().temperature_c == pytest.approx(63.5)
+
+
+def test_boards_without_hwmon_are_read_from_their_thermal_zone(tmp_path):
+    put(tmp_path, "sys/class/thermal/thermal_zone0/type", "cpu-thermal")
+    put(tmp_path, "sys/class/thermal/thermal_zone0/temp", "48312")
+    assert HostProbe(tmp_path).read().temperature_c == pytest.approx(48.312)
+
+
+def test_clock_mode_load_and_throttle_count(tmp_path):
+    for core, khz, count in ((0, 3_400_000, 3), (1, 1_600_000, 4)):
+        cpu = f"sys/devices/system/cpu/cpu{core}"
+        put(tmp_path, f"{cpu}/cpufreq/scaling_cur_freq", khz)
+        put(tmp_path, f"{cpu}/thermal_throttle/core_throttle_count", count)
+    put(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "powersave")
+    put(tmp_path, "sys/firmware/acpi/platform_profile", "balanced")
+    put(tmp_path, "proc/loadavg", "1.25 0.80 0.60 2/345 6789")
+    state = HostProbe(tmp_path).read()
+    assert (state.clock_mhz, state.throttle_events, state.load_average) == (2500.0, 7, 1.25)
+    assert state.power_mode == "governor powersave, profile balanced"
+    assert state.is_throttling is None
+
+
+@pytest.mark.parametrize(("flags", "now"), [("0x50000", False), ("0x50005", True), ("4", True), ("0", False)])
+def test_raspberry_pi_says_whether_it_throttles_now(tmp_path, flags, now):
+    put(tmp_path, "sys/devices/platform/soc/soc:firmware/get_throttled", flags)
+    assert HostProbe(tmp_path).read().is_throttling is now
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (State(), State(), None),
+        (State(throttle_events=5), State(throttle_events=5), False),
+        (State(throttle_events=5), State(throttle_events=6), True),
+        (State(is_throttling=False), State(is_throttling=True), True),
+        (State(is_throttling=False), State(is_throttling=False), False),
+        (State(throttle_events=5), State(), None),
+    ],
+)
+def test_throttling_is_what_the_machine_says_and_unknown_where_it_says_nothing(before, after, expected):
+    assert between(before, after).is_throttled is expected
+
+
+class NVMLError(Exception):
+    pass
+
+
+def driver(reasons=0, **gone):
+    def answer(value):
+        def call(handle, *arguments):
+            if value is None:
+                raise NVMLError("Not Supported")
+            return value
+
+        return call
+
+    answers = {
+        "nvmlDeviceGetCurrentClocksThrottleReasons": reasons,
+        "nvmlDeviceGetEnforcedPowerLimit": 300_000,
+        "nvmlDeviceGetPerformanceState": 2,
+        "nvmlDeviceGetTemperature": 71,
+        "nvmlDeviceGetClockInfo": 1410,
+    } | gone
+    return types.SimpleNamespace(
+        NVMLError=NVMLError, NVML_TEMPERATURE_GPU=0, NVML_CLOCK_SM=1, **{name: answer(v) for name, v in answers.items()}
+    )
+
+
+@pytest.mark.parametrize(
+    ("reasons", "is_throttling", "words"),
+    [(0x0, False, ""), (0x1 | 0x2, False, ""), (0x4, True, "power cap"), (0x20 | 0x40, True, "throttled by heat")],
+)
+def test_board_tells_clock_limit_and_why_it_throttles(reasons, is_throttling, words):
+    state = NvidiaProbe(driver(reasons), object()).read()
+    assert (state.temperature_c, state.clock_mhz, state.is_throttling) == (71, 1410, is_throttling)
+    assert state.power_mode.startswith("P2, limit 300 W")
+    assert words in state.power_mode
+
+
+def test_board_that_does_not_tell_is_not_guessed():
+    state = NvidiaProbe(driver(None, nvmlDeviceGetTemperature=None, nvmlDeviceGetEnforcedPowerLimit=None), 0).read()
+    assert (state.temperature_c, state.is_throttling, state.power_mode) == (None, None, "P2")
+
+
+def test_probe_of_a_board_that_is_not_there_is_that_of_the_processor():
+    assert isinstance(open_probe(is_nvidia=True), HostProbe | NvidiaProbe)
+    assert isinstance(open_probe(), HostProbe)
