@@ -2,6 +2,7 @@
 
 from metas_peft.costs.counts import Counts
 from metas_peft.costs.paper import ATTENTION_SHARE, Op, kernels, layer_ops, outer_op, paper_cost
+from metas_peft.costs.sampling import random_prefixes
 from metas_peft.costs.shapes import LLAMA_2_7B, MINILM, ROBERTA_BASE, SHAPES
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "layer_ops",
     "outer_op",
     "paper_cost",
+    "random_prefixes",
 ]

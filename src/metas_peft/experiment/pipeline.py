@@ -26,6 +26,7 @@ from metas_peft.experiment import results, tables
 from metas_peft.experiment.cache import MeasurementCache
 from metas_peft.experiment.control import Asked, build_controller
 from metas_peft.experiment.fronts import MODELS, StoredMember, answers, store_front, tune
+from metas_peft.experiment.outcome import Measured, MethodFront, Outcome
 from metas_peft.experiment.pricing import (
     LearntPool,
     calibration_subnets,
@@ -131,7 +132,7 @@ class _Experiment:
         dense = self.dense_member()
         quality = self.evaluate(dense, fronts)
         target = self.measure_all(self.config.target, dense, fronts)
-        outcome = results.Outcome(
+        outcome = Outcome(
             config=self.config, task=bench.task, score=bench.score, shape=bench.shape, workload=bench.workload,
             dense=dense, fronts=fronts, answers=quality, target=target, surrogate=surrogate,
             labels=np.array(bench.validation.labels),
@@ -264,7 +265,7 @@ class _Experiment:
         folder.mkdir(parents=True, exist_ok=True)
         return MeasurementCache(folder)
 
-    def tune(self, name: str, pool: LearntPool | None, surrogate: Surrogate | None) -> results.MethodFront:
+    def tune(self, name: str, pool: LearntPool | None, surrogate: Surrogate | None) -> MethodFront:
         """One method's front: trained, cut, stored."""
         bench = self.bench
         is_main = name == self.method.name
@@ -289,9 +290,7 @@ class _Experiment:
             self.ledger_rows += facts["ledger"]
         self.notes += [f"{METHOD_TABLE[name].label}: {note}" for note in facts["notes"]]
         members = [StoredMember.from_dict(m, folder / MODELS) for m in facts["members"]]
-        return results.MethodFront(
-            name, members, facts["seconds"], facts["ledger"], facts["notes"], facts["head_order"]
-        )
+        return MethodFront(name, members, facts["seconds"], facts["ledger"], facts["notes"], facts["head_order"])
 
     def dense_member(self) -> StoredMember:
         """The ungated static-LoRA model (or fully fine-tuned one), cut out like any member."""
@@ -307,7 +306,7 @@ class _Experiment:
         _, facts = self.stages.run("dense-model", compute)
         return StoredMember.from_dict(facts["members"][0], folder / MODELS)
 
-    def evaluate(self, dense: StoredMember, fronts: dict[str, results.MethodFront]) -> dict[str, np.ndarray]:
+    def evaluate(self, dense: StoredMember, fronts: dict[str, MethodFront]) -> dict[str, np.ndarray]:
         """Answers of every member to the evaluation texts, by method; `dense` for the dense model."""
         path = self.dir / "stages" / "evaluate" / "answers.npz"
 
@@ -325,7 +324,7 @@ class _Experiment:
         with np.load(path) as stored:
             return {name: stored[name] for name in stored.files}
 
-    def measure_all(self, target: str, dense: StoredMember, fronts: dict[str, results.MethodFront]) -> results.Measured:
+    def measure_all(self, target: str, dense: StoredMember, fronts: dict[str, MethodFront]) -> Measured:
         """Measure the dense model and every member of every front on a device."""
         bench = self.bench
         members = [dense, *(m for front in fronts.values() for m in front.members)]
@@ -343,9 +342,9 @@ class _Experiment:
         self.record_rows += facts["records"]
         records = records_from(facts["records"])
         device = self.device(target)
-        return results.Measured(device, dict(zip(unique, records, strict=True)), facts["ledger"])
+        return Measured(device, dict(zip(unique, records, strict=True)), facts["ledger"])
 
-    def control(self, outcome: results.Outcome) -> dict[str, Any] | None:
+    def control(self, outcome: Outcome) -> dict[str, Any] | None:
         """Part D, where there is a choice to make and every cost is known."""
         members = outcome.main.members
         costs = [outcome.target.cost(m.subnet.key) for m in members]
@@ -368,7 +367,7 @@ class _Experiment:
         _, facts = self.stages.run("controller", compute)
         return facts
 
-    def retarget(self, name: str, pool: LearntPool, outcome: results.Outcome) -> dict[str, Any]:
+    def retarget(self, name: str, pool: LearntPool, outcome: Outcome) -> dict[str, Any]:
         """The same front on another device: five measurements, no training."""
         if device_id(name) in pool.kept:
             # The pool has seen this device: without it, the surrogate is trained again.
@@ -380,7 +379,7 @@ class _Experiment:
         return results.retarget_block(elsewhere, self.ledger_rows[before:])
 
     def finish(
-        self, outcome: results.Outcome, pool: LearntPool | None, controller: dict[str, Any] | None,
+        self, outcome: Outcome, pool: LearntPool | None, controller: dict[str, Any] | None,
         retargets: dict[str, Any], seconds: float,
     ) -> None:  # fmt: skip
         """Write results and tables; the results last, since a folder that has them is finished."""

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm.auto import tqdm
 
 from metas_peft.conf import RunConfig, writable_or
 from metas_peft.core.errors import CheckpointError
 from metas_peft.core.records import BackboneShape, ProfileRecord, Subnet, Workload
-from metas_peft.costs import SHAPES, Counts, paper_cost
+from metas_peft.costs import SHAPES, Counts, paper_cost, random_prefixes
 from metas_peft.devices import Device, Purpose, Specimen, open_device, resolve_pool
 from metas_peft.surrogate import MetaTrained, MetaTraining, Surrogate, design, simulate_pool, train
 
@@ -112,27 +111,17 @@ def kind_of(config: RunConfig, trained: MetaTrained) -> tuple[str, str]:
 
 def calibration_subnets(shape: BackboneShape, workload: Workload, config: RunConfig) -> list[Subnet]:
     """The gate configurations to measure on a new device, chosen without labels."""
-    rng = np.random.default_rng(config.training.seed + 11)
-    found: dict[str, Subnet] = {}
-    while len(found) < CANDIDATES:
-        size = rng.uniform(0.1, 1.0)
-        heads = rng.binomial(shape.n_kv_heads, size, shape.n_layers)
-        blocks = rng.binomial(shape.ffn_blocks, size, shape.n_layers)
-        if heads.sum() + blocks.sum():
-            subnet = Subnet.prefix(heads.tolist(), blocks.tolist())
-            found[subnet.key] = subnet
-        if len(found) >= _distinct(shape):
-            break
-    subnets = list(found.values())
-    if config.surrogate.calibration_samples == 0:
+    samples = config.surrogate.calibration_samples
+    if samples == 0:
         return []
+    subnets = random_prefixes(shape, max(samples, min(CANDIDATES, _distinct(shape))), seed=config.training.seed + 11)
     papers = [paper_cost(shape, Counts.of(s, shape), workload) for s in subnets]
-    samples = min(config.surrogate.calibration_samples, len(subnets))
     chosen = design(papers, samples, config.surrogate.calibration_design, seed=config.training.seed)
     return [subnets[i] for i in chosen]
 
 
 def _distinct(shape: BackboneShape) -> int:
+    """Half of the prefix subnets that there are: so many a random draw finds in reasonable time."""
     per_layer = (shape.n_kv_heads + 1) * (shape.ffn_blocks + 1)
     return per_layer**shape.n_layers // 2
 

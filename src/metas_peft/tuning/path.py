@@ -6,6 +6,7 @@ least importance per *predicted marginal cost on the target* goes first. The mar
 weighted cost through the cost model: this is where the device decides what is removed.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -115,20 +116,31 @@ class JointObjective:
         view: Nested views of the model.
         distilled: The loss.
         members: Subnets to train, largest first.
+        shipped: Those of them that will be cut out; drawn alone in half of the draws, if a half has any.
         seed: Seed of the sampling.
     """
 
-    def __init__(self, view: NestedModel, distilled: DistilledObjective, members: list[Subnet], seed: int) -> None:
+    def __init__(
+        self,
+        view: NestedModel,
+        distilled: DistilledObjective,
+        members: list[Subnet],
+        shipped: Collection[Subnet],
+        seed: int,
+    ) -> None:
         self._view, self._distilled = view, distilled
         middle = max(1, len(members) // 2)
-        self._halves = [half for half in (members[:middle], members[middle:]) if half]
+        halves = [half for half in (members[:middle], members[middle:]) if half]
+        # Per half the pools to draw from, each as often as the other.
+        self._pools = [[half, [s for s in half if s in shipped] or half] for half in halves]
         self._rng = np.random.default_rng(seed)
 
     def loss(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Mean distilled loss over one member of each half."""
         losses = []
-        for half in self._halves:
-            self._view.activate(half[int(self._rng.integers(len(half)))])
+        for pools in self._pools:
+            pool = pools[int(self._rng.integers(len(pools)))]
+            self._view.activate(pool[int(self._rng.integers(len(pool)))])
             losses.append(self._distilled.loss(model, batch))
         return torch.stack(losses).mean()
 

@@ -41,7 +41,7 @@ class DropTop(Method):
                 [shape.ffn_blocks * (i in kept) for i in range(shape.n_layers)],
             )
             with nested(context.network, shape) as view:
-                objective = JointObjective(view, context.distilled(), [subnet], context.seed)
+                objective = JointObjective(view, context.distilled(), [subnet], [subnet], context.seed)
                 context.fit(objective, steps, f"{size} layers", offset=10 + number)
             members.append(context.cut(f"{size} of {shape.n_layers} layers", subnet))
         return TunedFront(members, notes=[f"Each of the {len(sizes)} models was trained for {steps} steps."])

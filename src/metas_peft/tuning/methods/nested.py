@@ -44,7 +44,7 @@ def joint_front(context: TuningContext, path: list[Subnet]) -> TunedFront:
     if context.schedule.joint:
         with nested(context.network, shape) as view:
             context.fit(
-                JointObjective(view, context.distilled(), trained, context.seed),
+                JointObjective(view, context.distilled(), trained, list(wanted.values()), context.seed),
                 context.schedule.joint,
                 "joint",
                 offset=2,

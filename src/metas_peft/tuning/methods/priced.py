@@ -6,11 +6,9 @@ path and training as ours (equal treatment).
 
 from abc import abstractmethod
 
-import numpy as np
-
 from metas_peft.core.errors import CalibrationError
-from metas_peft.core.records import Cost, Subnet
-from metas_peft.costs import Counts, paper_cost
+from metas_peft.core.records import Cost
+from metas_peft.costs import Counts, paper_cost, random_prefixes
 from metas_peft.tuning.context import TuningContext
 from metas_peft.tuning.methods.base import METHODS, Method, TunedFront
 from metas_peft.tuning.methods.gates import gates_front
@@ -47,7 +45,9 @@ class EChorda(PricedMethod):
 
     def price(self, context: TuningContext) -> Price:
         """Measure random subnets of all sizes and fit."""
-        cost_model = context.fit_on_target(random_subnets(context, context.target_samples))
+        cost_model = context.fit_on_target(
+            random_prefixes(context.shape, context.target_samples, seed=context.seed + 7)
+        )
         return Price.on(cost_model, Cost(context.weights.energy_j or 1.0, 0.0, 0.0), context.shape)
 
 
@@ -61,21 +61,6 @@ class DiGase(PricedMethod):
             return Cost.uniform(paper_cost(context.shape, counts, context.workload).flops)
 
         return Price.on(flops, Cost(1.0, 0.0, 0.0), context.shape)
-
-
-def random_subnets(context: TuningContext, count: int) -> list[Subnet]:
-    """Random prefix subnets of all sizes, distinct, for fitting a model of the target."""
-    rng = np.random.default_rng(context.seed + 7)
-    shape = context.shape
-    found: dict[str, Subnet] = {}
-    while len(found) < count:
-        size = rng.uniform(0.1, 1.0)
-        heads = rng.binomial(shape.n_kv_heads, size, shape.n_layers)
-        blocks = rng.binomial(shape.ffn_blocks, size, shape.n_layers)
-        if heads.sum() + blocks.sum():
-            subnet = Subnet.prefix(heads.tolist(), blocks.tolist())
-            found[subnet.key] = subnet
-    return list(found.values())
 
 
 METHODS.add("MetaS-PEFT", MetasPeft, ("proposed", "metas"))

@@ -1,0 +1,195 @@
+"""What a run found, as one structure from which all tables and volumes are computed."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from metas_peft import pareto
+from metas_peft.conf import RunConfig
+from metas_peft.core.records import (
+    METRICS,
+    BackboneShape,
+    Cost,
+    PaperCost,
+    ProfileRecord,
+    Workload,
+)
+from metas_peft.costs import Counts, paper_cost
+from metas_peft.devices import Device, SimulatedDevice, Specimen
+from metas_peft.experiment.fronts import StoredMember
+from metas_peft.experiment.workbench import Score
+from metas_peft.surrogate import Surrogate
+from metas_peft.tasks import TaskData
+
+BOOTSTRAP_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class MethodFront:
+    """A tuned method.
+
+    Attributes:
+        name: Canonical name.
+        members: Operating points, largest first.
+        seconds: Of its tuning, the shared dense stage left out.
+        ledger: Measurements made while it was tuned.
+        notes: Sentences for the report.
+        head_order: Head of the published backbone at each place of the ordered one, (L, G).
+    """
+
+    name: str
+    members: list[StoredMember]
+    seconds: float
+    ledger: list[dict[str, Any]]
+    notes: list[str]
+    head_order: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measurements of members on one device.
+
+    Attributes:
+        device: The device.
+        records: Record of each subnet, by key.
+        ledger: What was counted.
+    """
+
+    device: Device
+    records: Mapping[str, ProfileRecord]
+    ledger: list[dict[str, Any]]
+
+    def cost(self, key: str) -> Cost[float] | None:
+        """Measured cost of a subnet; None unless all three metrics are known."""
+        cost = self.records[key].cost
+        if any(value is None for _, value in cost.items()):
+            return None
+        return cost.map(lambda v: float(v or 0.0))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that tables and volumes are computed from.
+
+    Attributes:
+        config: The run.
+        task: Its data.
+        score: Metrics of predicted classes, headline first.
+        shape: Backbone.
+        workload: What was measured.
+        dense: The ungated model.
+        fronts: Methods by name, the run's own first.
+        answers: Predicted classes by method (and `dense`), (M, N).
+        target: Measurements on the target.
+        surrogate: Calibrated surrogate of the target, if the method uses one.
+    """
+
+    config: RunConfig
+    task: TaskData
+    score: Score
+    shape: BackboneShape
+    workload: Workload
+    dense: StoredMember
+    fronts: Mapping[str, MethodFront]
+    answers: Mapping[str, np.ndarray]
+    target: Measured
+    surrogate: Surrogate | None
+    labels: np.ndarray = field(repr=False)
+
+    @property
+    def main(self) -> MethodFront:
+        """The front of the run's own method."""
+        return next(iter(self.fronts.values()))
+
+    def on(self, measured: Measured, surrogate: Surrogate) -> "Outcome":
+        """The run's own front on another device."""
+        return dataclasses.replace(self, target=measured, surrogate=surrogate, fronts={self.main.name: self.main})
+
+    # ---- numbers
+
+    def quality(self, method: str, index: int) -> dict[str, float]:
+        """Scores of one member on the evaluation texts, headline first."""
+        return self.score(self.answers[method][index].tolist(), self.labels.tolist())
+
+    def headline(self, method: str, index: int) -> float:
+        """Headline metric of one member."""
+        return next(iter(self.quality(method, index).values()))
+
+    def paper(self, member: StoredMember) -> PaperCost[float]:
+        """Counted costs of a member."""
+        counted = paper_cost(self.shape, Counts.of(member.subnet, self.shape), self.workload)
+        return PaperCost(**{f.name: float(getattr(counted, f.name)) for f in dataclasses.fields(counted)})
+
+    def predicted(self, member: StoredMember) -> Cost[float] | None:
+        """What the calibrated surrogate says of a member."""
+        if self.surrogate is None:
+            return None
+        cost_model = self.surrogate.bind(self.shape, self.workload)
+        return cost_model(Counts.of(member.subnet, self.shape)).map(lambda v: float(np.asarray(v)))
+
+    def truth(self, member: StoredMember) -> Cost[float] | None:
+        """What a prediction is scored against: a simulator's noise-free value, else the measurement."""
+        device = self.target.device
+        if isinstance(device, SimulatedDevice):
+            return device.truth([Specimen(member.subnet, self.shape)], self.workload)[0]
+        return self.target.cost(member.subnet.key)
+
+    def yardstick(self, measured: Measured) -> pareto.Yardstick:
+        """The dense model on a device, and the level of guessing."""
+        cost = measured.cost(self.dense.subnet.key)
+        if cost is None:
+            raise ValueError("the dense model's cost is not known on this device")
+        return pareto.Yardstick(
+            self.headline("dense", 0), np.array([v for _, v in cost.items()]), self.task.chance_quality
+        )
+
+    def arrays(self, front: MethodFront) -> tuple[np.ndarray, np.ndarray] | None:
+        """Quality (N,) and measured costs (N, 3) of a front; None unless all are known."""
+        costs = [self.target.cost(m.subnet.key) for m in front.members]
+        if any(cost is None for cost in costs) or self.target.cost(self.dense.subnet.key) is None:
+            return None
+        quality = [self.headline(front.name, i) for i in range(len(front.members))]
+        return np.array(quality), np.array([[v for _, v in c.items()] for c in costs if c is not None])
+
+    def limits(self) -> dict[str, float]:
+        """Budgets in absolute terms; a relative one is a fraction of the dense model's measured cost."""
+        budgets, dense = self.config.budgets, self.target.cost(self.dense.subnet.key)
+        found = {m: v for m in METRICS if (v := getattr(budgets, m)) is not None}
+        if budgets.relative is not None and dense is not None:
+            for metric, value in dense.items():
+                found[metric] = min(found.get(metric, np.inf), budgets.relative * value)
+        return {metric: float(value) for metric, value in found.items()}
+
+    def volumes(self, front: MethodFront) -> dict[str, float | None]:
+        """The three hyper-volumes of a front."""
+        arrays = self.arrays(front)
+        if arrays is None:
+            return {kind: None for kind in pareto.VOLUMES}
+        return pareto.front_volumes(*arrays, self.yardstick(self.target), self.limits())
+
+    def ratio(self, rival: MethodFront) -> dict[str, float | None] | None:
+        """Useful volume of the run's method over a rival's, with a bootstrap interval over examples."""
+        if self.task.quality_metric != "accuracy":
+            return None  # the bootstrap is over right and wrong answers
+        ours, theirs = self._evaluated(self.main), self._evaluated(rival)
+        if ours is None or theirs is None:
+            return None
+        interval = pareto.bootstrap_ratio(
+            [ours],
+            [theirs],
+            chance_quality=self.task.chance_quality,
+            draws=BOOTSTRAP_DRAWS,
+            seed=self.config.training.seed,
+        )
+        return {"ratio": interval.ratio, "low": interval.low, "high": interval.high}
+
+    def _evaluated(self, front: MethodFront) -> pareto.Evaluated | None:
+        arrays = self.arrays(front)
+        if arrays is None:
+            return None
+        right = (self.answers[front.name] == self.labels[None]).astype(np.float64)
+        dense = (self.answers["dense"][0] == self.labels).astype(np.float64)
+        return pareto.Evaluated(right, arrays[1], dense, self.yardstick(self.target).dense_cost)
