@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -15,9 +16,11 @@ from metas_peft.backbones.catalogue import BACKBONES, BackboneEntry
 from metas_peft.backbones.family import Layout
 from metas_peft.core.errors import BackboneUnavailableError, UnknownNameError
 from metas_peft.core.hub import hub_is_reachable
+from metas_peft.core.units import BYTES_PER_GB
 
 logger = logging.getLogger(__name__)
 
+BYTES_PER_WEIGHT = 4
 UNGATED_TWIN = "pucpr-br/Clinical-BR-LlaMA-2-7B"
 
 
@@ -68,6 +71,7 @@ def load_backbone(
         if weights == "random":
             config = _config(name, location, n_labels)
             config._attn_implementation = "eager"
+            _check_memory(name, config)
             model = transformers.AutoModelForSequenceClassification.from_config(config)
             source = "random initialisation"
         else:
@@ -81,6 +85,19 @@ def load_backbone(
     model.config.pad_token_id = tokenizer.pad_token_id
     label = BACKBONES.resolve(name) if name in BACKBONES else name
     return LoadedBackbone(model, tokenizer, label, source)
+
+
+def _check_memory(name: str, config: Any) -> None:
+    """Refuse a model that this computer cannot hold, instead of being killed for it half-way."""
+    with torch.device("meta"):
+        skeleton = transformers.AutoModelForSequenceClassification.from_config(config)
+    needed_gb = sum(p.numel() for p in skeleton.parameters()) * BYTES_PER_WEIGHT / BYTES_PER_GB
+    free_gb = psutil.virtual_memory().available / BYTES_PER_GB
+    if needed_gb > free_gb:
+        raise BackboneUnavailableError(
+            f"{name} takes {needed_gb:.1f} GB in float32, this computer has {free_gb:.1f} GB of memory free. "
+            "Use a machine with more memory, or a smaller backbone such as model.name=minilm."
+        )
 
 
 def without_dropout(model: Any) -> Any:
