@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,6 +74,9 @@ def log_to_stderr() -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("metas_peft").setLevel(logging.INFO)
+    # What libraries say to their own developers: deprecations among themselves, kernels for other hardware.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|torch")
+    logging.getLogger("torchao").setLevel(logging.ERROR)
 
 
 @contextmanager
