@@ -1,19 +1,29 @@
-"""Backbones: where their parts are, adapters on them, nested views of them, and cutting them for good."""
+"""Backbones: where their parts are, adapters on them, nested views of them, and cutting them for good.
 
-from metas_peft.backbones import bert, llama  # noqa: F401 - they register their families
-from metas_peft.backbones.adapters import add_lora, reorder, save_adapter
-from metas_peft.backbones.compact import compact
-from metas_peft.backbones.family import FAMILIES, Layout, shape_of
-from metas_peft.backbones.nested import NestedModel, nested
+Names are looked up on first use: loading a compact model must not import PEFT.
+"""
 
-__all__ = [
-    "FAMILIES",
-    "Layout",
-    "NestedModel",
-    "add_lora",
-    "compact",
-    "nested",
-    "reorder",
-    "save_adapter",
-    "shape_of",
-]
+import importlib
+from typing import Any
+
+_WHERE: dict[str, str] = {
+    "FAMILIES": "family",
+    "Layout": "layout",
+    "NestedModel": "views",
+    "add_lora": "adapters",
+    "compact": "compaction",
+    "nested": "views",
+    "reorder": "adapters",
+    "save_adapter": "adapter_files",
+    "shape_of": "shape",
+}
+
+__all__ = [*_WHERE]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = _WHERE[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -1,27 +1,42 @@
-"""LoRA adapters through Hugging Face PEFT: adding, ordering, merging, saving."""
+"""LoRA adapters through Hugging Face PEFT: adding, merging, ordering."""
 
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from metas_peft.backbones.family import ATTENTION_SITES, Layout, put
+from metas_peft.backbones.family import get, put
+from metas_peft.backbones.layout import Layout
+from metas_peft.backbones.parts import ADAPTER, base_of, is_adapted, lora_maps, map_axes, rows_of, sizes_of
 from metas_peft.core.records import AdapterSite, BackboneShape
+from metas_peft.costs.paper import site_ends
 
 if TYPE_CHECKING:
-    from peft import PeftModel  # a stored compact model loads where PEFT is not installed
+    from peft import PeftModel, TaskType  # what only looks at adapters runs where PEFT is not installed
 
-ADAPTER = "default"  # PEFT's own name for the only adapter
+__all__ = [
+    "ADAPTER",
+    "add_lora",
+    "adapter_site",
+    "inverse",
+    "is_adapted",
+    "lora_maps",
+    "merged_weight",
+    "plain_heads",
+    "reorder",
+    "rows_of",
+    "task_type",
+]
 
 
 def add_lora(
     model: Any, targets: str | list[str], *, rank: int, alpha: float, dropout: float, seed: int
 ) -> "tuple[PeftModel, tuple[AdapterSite, ...]]":
-    """Put LoRA adapters around the targeted projections of every layer; the head is trained whole.
+    """Put LoRA adapters around the targeted projections of every layer; a task head is trained whole.
 
     Args:
-        model: A `transformers` sequence-classification model of a known family.
+        model: A `transformers` model of a known family, for sequence classification or causal language modelling.
         targets: `all-linear` or projection names in any family's spelling.
         rank: LoRA rank.
         alpha: LoRA alpha; the product of B and A is scaled by alpha / rank.
@@ -31,48 +46,73 @@ def add_lora(
     Returns:
         The PEFT model and its adapter sites, in the layout's order.
     """
-    from peft import LoraConfig, TaskType, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     layout = Layout(model)
-    sites = layout.resolve_sites(targets)
+    names = layout.resolve_sites(targets)
+    sites = tuple(adapter_site(layout, name, rank) for name in names)
     config = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=task_type(model),
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=layout.target_pattern(sites),
-        modules_to_save=layout.head_modules(),
+        target_modules=layout.target_pattern(names),
+        modules_to_save=layout.head_modules() or None,
+        fan_in_fan_out=any(map_axes(layout.base(layout.layers[0], s), "out")[0] == ("weight", 1) for s in names),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapted = get_peft_model(model, config)
-    return adapted, tuple(AdapterSite(site, rank) for site in sites)
+    return adapted, sites
 
 
-def is_adapted(module: nn.Module) -> bool:
-    """Whether a projection carries a LoRA adapter."""
-    return ADAPTER in getattr(module, "lora_A", {})
+def task_type(model: Any) -> "TaskType":
+    """What PEFT calls the model's task."""
+    from peft import TaskType
+
+    return TaskType.CAUSAL_LM if model.can_generate() else TaskType.SEQ_CLS
 
 
-def lora_maps(module: Any) -> tuple[nn.Linear, nn.Linear, float]:
-    """The A map (rank x in), the B map (out x rank) and the scaling of an adapted projection."""
-    return module.lora_A[ADAPTER], module.lora_B[ADAPTER], float(module.scaling[ADAPTER])
+def adapter_site(layout: Layout, name: str, rank: int) -> AdapterSite:
+    """A site with the sizes of what its adapter reads and writes, where the backbone's shape does not tell them."""
+    layer = layout.layers[0]
+    rows = layout.family.positions(layout.model)[0] if name in layout.family.position_sites(layout.model) else 0
+    site = AdapterSite(name, rank, extra_rows=rows)
+    table, units = (
+        (layout.ffn(layer), layout.ffn_units) if site.is_ffn else (layout.attention(layer), layout.head_units)
+    )
+    path = layout.path_of(layer, name)
+    total = sum(sizes_of(base_of(get(layer, path))))
+    owned = sum(p.length(get(layer, p.path)) for p in layout.parts(table) if p.path == path)
+    ends = (total - owned, owned // units)
+    return site if ends == plain_ends(layout).get(name) else replace(site, ends=ends)
+
+
+def plain_ends(layout: Layout) -> dict[str, tuple[int, int]]:
+    """Ends of the sites of a plain transformer with this one's width and heads, as the cost formulas take them."""
+    out = layout.base(layout.layers[0], "o")
+    inputs, width = sizes_of(out)
+    head = inputs // layout.n_heads
+    query = head * (layout.n_heads // layout.head_units)
+    return site_ends(width, query, head)
 
 
 def merged_weight(module: Any, ranks: tuple[int, ...] | None) -> torch.Tensor:
-    """W + scaling * B A over the kept ranks, of shape (out, in), in the base weight's type.
+    """W + scaling * B A over the kept ranks, in the base weight's own shape and type.
 
     Args:
-        module: A Linear or the LoRA module around one.
+        module: A linear map or the LoRA module around one.
         ranks: Kept rank indices; None keeps all.
     """
-    weight = getattr(module, "base_layer", module).weight.detach()
+    base = base_of(module)
+    weight = base.weight.detach()
     if not is_adapted(module):
         return weight
     a, b, scaling = lora_maps(module)
     keep = slice(None) if ranks is None else torch.tensor(ranks, dtype=torch.long)
-    delta = b.weight.detach()[:, keep] @ a.weight.detach()[keep]
-    return weight + (scaling * delta).to(weight.dtype)
+    delta = scaling * (b.weight.detach()[:, keep] @ a.weight.detach()[keep])
+    (_, out_axis), *_ = map_axes(base, "out")
+    return weight + (delta if out_axis == 0 else delta.T).to(weight.dtype)
 
 
 def plain_heads(model: nn.Module) -> None:
@@ -91,58 +131,17 @@ def reorder(model: Any, shape: BackboneShape, heads: torch.Tensor, neurons: torc
     Args:
         model: `transformers` model, with or without LoRA modules; changed in place.
         shape: Its shape.
-        heads: KV groups in their new order, shape (L, G).
+        heads: Head units (KV groups) in their new order, shape (L, G).
         neurons: Neurons in their new order, shape (L, ffn_size).
     """
     layout = Layout(model)
     for layer, head_order, neuron_order in zip(layout.layers, heads, neurons, strict=True):
-        kv_rows = rows_of(head_order, shape.head_size)
-        query_rows = rows_of(head_order, shape.head_size * shape.queries_per_group)
-        outputs = {"q": query_rows, "k": kv_rows, "v": kv_rows, "up": neuron_order, "gate": neuron_order}
-        inputs = {"o": query_rows, "down": neuron_order}
-        for site in layout.sites:
-            module = layout.projection(layer, site)
-            base = layout.base(layer, site)
-            if site in outputs:
-                base.weight.copy_(base.weight[outputs[site]])
-                if base.bias is not None:
-                    base.bias.copy_(base.bias[outputs[site]])
-                if is_adapted(module):
-                    b = lora_maps(module)[1]
-                    b.weight.copy_(b.weight[outputs[site]])
-            else:
-                base.weight.copy_(base.weight[:, inputs[site]])
-                if is_adapted(module):
-                    a = lora_maps(module)[0]
-                    a.weight.copy_(a.weight[:, inputs[site]])
-
-
-def rows_of(units: torch.Tensor, size: int) -> torch.Tensor:
-    """Indices of the rows that belong to units of `size` consecutive rows, in the units' order."""
-    return (units.long()[:, None] * size + torch.arange(size)).reshape(-1)
+        for table, order in ((layout.attention(layer), head_order), (layout.ffn(layer), neuron_order)):
+            for part in layout.parts(table):
+                module = get(layer, part.path)
+                part.permute(module, part.index(module, order, len(order)))
 
 
 def inverse(order: torch.Tensor) -> torch.Tensor:
     """Permutation that undoes each row of `order`, same shape (L, n)."""
     return torch.argsort(order, dim=-1)
-
-
-def save_adapter(
-    adapted: "PeftModel", shape: BackboneShape, heads: torch.Tensor, neurons: torch.Tensor, folder: Path
-) -> None:
-    """Write the adapter in PEFT's own format, in the order of the original backbone.
-
-    The backbone in memory is ordered by importance; a stored adapter has to fit the published backbone, so the
-    order is undone for the moment of writing.
-    """
-    model = adapted.get_base_model()
-    reorder(model, shape, inverse(heads), inverse(neurons))
-    try:
-        adapted.save_pretrained(str(folder), safe_serialization=True)
-    finally:
-        reorder(model, shape, heads, neurons)
-
-
-def is_attention_site(site: str) -> bool:
-    """Whether a site belongs to the attention sub-layer (else to the feed-forward one)."""
-    return site in ATTENTION_SITES

@@ -1,4 +1,8 @@
-"""What stands where a removed sub-layer stood. No parameters, so nothing to save or load."""
+"""What stands where a removed sub-layer stood. No parameters of their own, so nothing to save or load.
+
+A decoder's cache asks its layers how many tokens it holds. A layer whose attention is gone has no keys and values to
+answer with, and it may be the very layer that is asked; so it leaves one number per token there instead.
+"""
 
 from typing import Any
 
@@ -23,11 +27,22 @@ class SkippedOutput(nn.Module):
 
 
 class ZeroAttention(nn.Module):
-    """A pre-norm attention sub-layer that is gone: nothing is added to the residual."""
+    """A pre-norm attention sub-layer that is gone: nothing is added to the residual.
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
+    Attributes:
+        layer_idx: Place in the cache.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer_idx = 0
+
+    def forward(
+        self, hidden_states: torch.Tensor, past_key_values: Any = None, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, None]:
         """(B, T, D) -> zeros of that shape, and no attention weights."""
-        return torch.zeros_like(hidden_states), None
+        count_tokens(past_key_values, hidden_states, self.layer_idx)
+        return zeros_like(hidden_states), None
 
 
 class ZeroFeedForward(nn.Module):
@@ -35,7 +50,15 @@ class ZeroFeedForward(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(B, T, D) -> zeros of that shape."""
-        return torch.zeros_like(hidden_states)
+        return zeros_like(hidden_states)
+
+
+class ZeroExperts(nn.Module):
+    """A feed-forward sub-layer with experts that is gone; it also answers for their router."""
+
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """(B, T, D) -> zeros of that shape, and no router scores."""
+        return zeros_like(hidden_states), None
 
 
 class HeadlessSelfAttention(nn.Module):
@@ -46,17 +69,60 @@ class HeadlessSelfAttention(nn.Module):
         return hidden_states[..., :0], None
 
 
+class BiasMap(nn.Module):
+    """A map without inputs left: its bias at every position. A Conv1D cannot be run without inputs.
+
+    Args:
+        bias: (D,).
+    """
+
+    def __init__(self, bias: nn.Parameter) -> None:
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., 0) -> (..., D)."""
+        return self.bias.expand(*x.shape[:-1], -1)
+
+
 class HeadlessAttention(nn.Module):
     """A whole attention module (output projection included) without a head.
 
     Args:
-        o_proj: The output projection, whose bias is all that remains.
+        name: Name of the output projection in the module that it stands for.
+        output: The output projection, whose bias is all that remains.
+
+    Attributes:
+        layer_idx: Place in the cache.
     """
 
-    def __init__(self, o_proj: nn.Linear) -> None:
+    def __init__(self, name: str, output: nn.Module) -> None:
         super().__init__()
-        self.o_proj = o_proj
+        self.layer_idx = 0
+        self._name = name
+        self.add_module(name, output)
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
+    def forward(
+        self, hidden_states: torch.Tensor, past_key_values: Any = None, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, None]:
         """(B, T, D) -> (B, T, D), the bias at every position."""
-        return self.o_proj(hidden_states[..., :0]), None
+        count_tokens(past_key_values, hidden_states, self.layer_idx)
+        return self.get_submodule(self._name)(hidden_states[..., :0]), None
+
+
+def count_tokens(cache: Any, hidden_states: torch.Tensor, layer_idx: int) -> None:
+    """Tell a cache that tokens have passed a layer that keeps nothing of them but their number.
+
+    Args:
+        cache: `transformers` cache, or None.
+        hidden_states: (B, T, D).
+        layer_idx: Place in the cache.
+    """
+    if cache is not None:
+        note = hidden_states.new_zeros((*hidden_states.shape[:1], 1, hidden_states.shape[1], 1))
+        cache.update(note, note, layer_idx)
+
+
+def zeros_like(hidden_states: torch.Tensor) -> torch.Tensor:
+    """Zeros of a tensor's shape that take no memory."""
+    return hidden_states.new_zeros(()).expand(hidden_states.shape)

@@ -1,34 +1,81 @@
-"""Llama and its like: pre-norm decoders with grouped queries and a gated feed-forward block."""
+"""Llama and its like: pre-norm decoders with grouped queries and a gated feed-forward block.
+
+Qwen3 and Gemma-3 norm queries and keys over the entries of one head: the same for all heads, so it stays as it is.
+Gemma-3 has a second norm after each sub-layer.
+"""
 
 from torch import nn
 
 from metas_peft.backbones.blocks import HeadlessAttention, ZeroAttention, ZeroFeedForward
-from metas_peft.backbones.family import Family, register
+from metas_peft.backbones.family import Family, SubLayer, register
+from metas_peft.backbones.parts import Part
 
-LLAMA = register(
-    Family(
-        name="llama",
-        model_types=("llama", "mistral"),
+
+def attention(*norms: str, extra: tuple[Part, ...] = ()) -> SubLayer:
+    """Attention with separate projections.
+
+    Args:
+        norms: Norms that go with it.
+        extra: What heads own besides the projections.
+    """
+    return SubLayer(
+        block="self_attn",
+        projections={site: f"self_attn.{site}_proj" for site in ("q", "k", "v", "o")},
+        parts=(
+            Part("self_attn.q_proj", "out"),
+            Part("self_attn.k_proj", "out", is_key_value=True),
+            Part("self_attn.v_proj", "out", is_key_value=True),
+            Part("self_attn.o_proj", "in"),
+            *extra,
+        ),
+        norms=norms,
+        absent={**dict.fromkeys(norms, nn.Identity), "self_attn": ZeroAttention},
+        empty=("self_attn", lambda module: HeadlessAttention("o_proj", module.o_proj)),
+        group_counters=(("self_attn", "num_key_value_groups"),),
+    )
+
+
+def gated_ffn(*norms: str, block: str = "mlp") -> SubLayer:
+    """A feed-forward block of three maps.
+
+    Args:
+        norms: Norms that go with it.
+        block: Path of the block.
+    """
+    return SubLayer(
+        block=block,
+        projections={site: f"{block}.{site}_proj" for site in ("up", "gate", "down")},
+        parts=(Part(f"{block}.up_proj", "out"), Part(f"{block}.gate_proj", "out"), Part(f"{block}.down_proj", "in")),
+        norms=norms,
+        absent={**dict.fromkeys(norms, nn.Identity), block: ZeroFeedForward},
+    )
+
+
+def decoder(name: str, *model_types: str, attention: SubLayer, ffn: tuple[SubLayer, ...]) -> Family:
+    """A decoder whose layers are in `layers` and whose classification head is `score`."""
+    return Family(
+        name=name,
+        model_types=model_types,
         stack="layers",
-        projections={
-            "q": "self_attn.q_proj",
-            "k": "self_attn.k_proj",
-            "v": "self_attn.v_proj",
-            "o": "self_attn.o_proj",
-            "up": "mlp.up_proj",
-            "gate": "mlp.gate_proj",
-            "down": "mlp.down_proj",
-        },
-        attention_block="self_attn",
-        ffn_block="mlp",
-        residual="outside",
-        norms=("input_layernorm", "post_attention_layernorm"),
-        without_attention={"input_layernorm": nn.Identity, "self_attn": ZeroAttention},
-        without_ffn={"post_attention_layernorm": nn.Identity, "mlp": ZeroFeedForward},
-        without_heads=("self_attn", lambda module: HeadlessAttention(module.o_proj)),
-        index_path="self_attn",
+        attention=(attention,),
+        ffn=ffn,
         head_modules=("score",),
         head_per_token=True,
         causal=True,
+    )
+
+
+ATTENTION, FFN = attention("input_layernorm"), gated_ffn("post_attention_layernorm")
+
+LLAMA = register(decoder("llama", "llama", attention=ATTENTION, ffn=(FFN,)))
+MISTRAL = register(decoder("mistral", "mistral", "ministral", attention=ATTENTION, ffn=(FFN,)))
+QWEN3 = register(decoder("qwen3", "qwen3", "qwen2", attention=ATTENTION, ffn=(FFN,)))
+GEMMA3 = register(
+    decoder(
+        "gemma3",
+        "gemma3",
+        "gemma3_text",
+        attention=attention("input_layernorm", "post_attention_layernorm"),
+        ffn=(gated_ffn("pre_feedforward_layernorm", "post_feedforward_layernorm"),),
     )
 )

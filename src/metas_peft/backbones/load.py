@@ -13,7 +13,7 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from metas_peft.backbones.catalogue import BACKBONES, BackboneEntry
-from metas_peft.backbones.family import Layout
+from metas_peft.backbones.layout import Layout
 from metas_peft.core.errors import BackboneUnavailableError, UnknownNameError
 from metas_peft.core.hub import hub_is_reachable
 from metas_peft.core.units import BYTES_PER_GB

@@ -16,9 +16,8 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from metas_peft.backbones import bert, llama  # noqa: F401 - they register their families
-from metas_peft.backbones.compact import cut
-from metas_peft.backbones.family import shape_of
+from metas_peft.backbones.cutting import cut
+from metas_peft.backbones.shape import shape_of
 from metas_peft.core.errors import CheckpointError, MetasPeftError
 from metas_peft.core.files import replacing, write_json
 from metas_peft.core.records import Subnet

@@ -96,17 +96,73 @@ class Workload:
     adapter: Literal["merged", "separate"] = "merged"
 
 
+FFN_SITES = ("up", "gate", "gate_up", "down")
+
+
 @dataclass(frozen=True)
 class AdapterSite:
     """One kind of linear map that carries a LoRA adapter in every layer.
 
     Attributes:
-        name: Canonical name: `q`, `k`, `v`, `o`, `up`, `gate` or `down`.
+        name: Canonical name: `q`, `k`, `v`, `o`, `up`, `gate`, `down`; fused `qkv`, `gate_up`; of latent attention
+            `q_down`, `q_up`, `kv_down`, `kv_up`.
         rank: LoRA rank before any rank is removed.
+        ends: Inputs and outputs of the map together: those that always stay, and those of each unit (head unit or
+            neuron). None where the backbone's shape tells them.
+        extra_rows: Rows that a pass sends through the map besides its tokens (relative positions).
     """
 
     name: str
     rank: int
+    ends: tuple[int, int] | None = None
+    extra_rows: int = 0
+
+    @property
+    def is_ffn(self) -> bool:
+        """Whether the site belongs to the feed-forward sub-layer."""
+        return self.name in FFN_SITES
+
+
+@dataclass(frozen=True)
+class MapSizes:
+    """Weights on one side of a sub-layer's units, and the multiply-adds that they cost each token.
+
+    Attributes:
+        fixed_params: Stored values that stay as long as a unit does (latent maps, a key and value shared by all).
+        unit_params: Stored values that go with each unit.
+        fixed_macs: Multiply-adds per token of the former.
+        unit_macs: Multiply-adds per token of the latter; fewer than stored where a token passes few of many experts.
+    """
+
+    fixed_params: int
+    unit_params: int
+    fixed_macs: int
+    unit_macs: int
+
+
+@dataclass(frozen=True)
+class SubLayerSizes:
+    """Sizes of one sub-layer whose units are head units (attention) or neurons (feed-forward).
+
+    Attributes:
+        entry: Maps into the units.
+        exit: Maps from the units back to the residual; its fixed values (a bias) stay without any unit.
+        norm_params: Stored values beside the maps that stay with the sub-layer.
+        scores: Attention: multiply-adds per token, token attended to and unit.
+        cache: Attention: cached values per token that always stay, and those of each unit.
+        position_macs: Attention: multiply-adds of a pass per relative position and unit, however many tokens.
+        position_scores: Attention: multiply-adds per token, relative position and unit.
+        positions: Attention: relative positions that a pass projects and compares with.
+    """
+
+    entry: MapSizes
+    exit: MapSizes
+    norm_params: int
+    scores: int = 0
+    cache: tuple[int, int] = (0, 0)
+    position_macs: int = 0
+    position_scores: int = 0
+    positions: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,7 +175,9 @@ class BackboneShape:
         n_layers: Transformer blocks.
         hidden: Width of the residual stream.
         n_heads: Query heads per layer.
-        n_kv_heads: Key and value heads per layer; gates act on these groups.
+        n_kv_heads: Head units per layer, on which gates act: groups of query heads with their key and value head;
+            where all query heads share one key and value head (which stays), or keys and values come from a latent,
+            the query heads one by one.
         head_size: Width of one head.
         ffn_size: Inner neurons of the feed-forward block.
         ffn_matrices: 2 (up, down) or 3 (gate, up, down).
@@ -134,6 +192,8 @@ class BackboneShape:
         head_flops_per_token: FLOPs after the last layer per token (a language-model head).
         causal: Whether a token sees only earlier ones.
         sites: Adapter sites present in every layer.
+        layer_sizes: Attention and feed-forward sizes per layer, where the figures above do not tell them (norms inside
+            heads, latent attention, experts, layers of different kinds); empty where they do.
     """
 
     model_id: str
@@ -156,6 +216,7 @@ class BackboneShape:
     head_flops_per_token: int
     causal: bool
     sites: tuple[AdapterSite, ...] = ()
+    layer_sizes: tuple[tuple[SubLayerSizes, SubLayerSizes], ...] = ()
 
     @property
     def queries_per_group(self) -> int:

@@ -64,7 +64,7 @@ class Counts(Generic[T]):
             columns["ranks"].append(
                 [
                     [
-                        float(len(kept) * (p.ffn if site.name in ("up", "gate", "down") else p.attention))
+                        float(len(kept) * (p.ffn if site.is_ffn else p.attention))
                         for site, kept in zip(shape.sites, p.ranks if p.ranks is not None else full, strict=True)
                     ]
                     for p in layers

@@ -5,10 +5,13 @@ Conventions: a multiply-add is 2 FLOPs; FLOPs of norms, activations and addition
 (they stay on chip in every attention kernel of the last years; a runtime without one adds them itself).
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from metas_peft.core.records import BackboneShape, PaperCost, Workload
+import numpy as np
+
+from metas_peft.core.records import BackboneShape, MapSizes, PaperCost, SubLayerSizes, Workload
 from metas_peft.core.units import BITS_PER_BYTE
 from metas_peft.costs.counts import Counts
 
@@ -48,6 +51,53 @@ def act_value_bytes(workload: Workload) -> int:
     return 4 if workload.param_bits == 32 else 2
 
 
+def plain_sizes(shape: BackboneShape) -> tuple[SubLayerSizes, SubLayerSizes]:
+    """Attention and feed-forward sizes of a transformer whose layers are all alike and hold nothing unusual."""
+    width, kv = shape.hidden, shape.head_size
+    query, ups = kv * shape.queries_per_group, shape.ffn_matrices - 1
+    rows = query + 2 * kv
+    return (
+        SubLayerSizes(
+            entry=MapSizes(0, width * rows + rows * shape.attention_bias, 0, width * rows),
+            exit=MapSizes(width * shape.output_bias, query * width, 0, query * width),
+            norm_params=shape.norm_params,
+            scores=2 * query,
+            cache=(0, 2 * kv),
+        ),
+        SubLayerSizes(
+            entry=MapSizes(0, ups * width + ups * shape.ffn_bias, 0, ups * width),
+            exit=MapSizes(width * shape.ffn_bias, width, 0, width),
+            norm_params=shape.norm_params,
+        ),
+    )
+
+
+def site_ends(width: int, query: int, kv: int) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of the adapter sites of a plain transformer: those that stay, and those of each unit.
+
+    Args:
+        width: Width of the residual stream.
+        query: Query entries of a head unit.
+        kv: Key (or value) entries of a head unit.
+    """
+    heads = {"q": (width, query), "k": (width, kv), "v": (width, kv), "o": (width, query)}
+    return heads | dict.fromkeys(("up", "gate", "down"), (width, 1))
+
+
+class _Columns:
+    """Sizes of one sub-layer as columns over layers that multiply arrays or tensors of shape (..., L)."""
+
+    def __init__(self, sizes: Sequence[SubLayerSizes], like: Any) -> None:
+        self._sizes, self._like = sizes, like
+
+    def __call__(self, read: Callable[[SubLayerSizes], int]) -> Any:
+        values = [float(read(s)) for s in self._sizes]
+        if len(set(values)) == 1:
+            return values[0]
+        # numpy arrays and tensors do not multiply with one another: a column is of the counts' own kind.
+        return np.asarray(values) if isinstance(self._like, np.ndarray) else self._like.new_tensor(values)
+
+
 def layer_ops(shape: BackboneShape, counts: Counts[Any], workload: Workload) -> list[Op[Any]]:
     """The products of all layers, each an `Op` of shape (..., L).
 
@@ -69,42 +119,80 @@ def layer_ops(shape: BackboneShape, counts: Counts[Any], workload: Workload) -> 
     query = kv * shape.queries_per_group
     neurons = counts.neurons
     zero = kv * 0.0
+    layers = shape.layer_sizes or (plain_sizes(shape),)
+    attention = _Columns([a for a, _ in layers], counts.heads)
+    ffn = _Columns([f for _, f in layers], counts.heads)
+    # What serves all heads goes with the last of them.
+    some_head = counts.heads.clip(0.0, 1.0)
 
-    def product(name: str, params: Any, inputs: Any, outputs: Any, bias: Any) -> Op[Any]:
-        return Op(name, 2.0 * tokens * params, wb * (params + bias), ab * tokens * (inputs + outputs), zero, zero)
+    def product(name: str, macs: Any, params: Any, inputs: Any, outputs: Any) -> Op[Any]:
+        return Op(name, 2.0 * tokens * macs, wb * params, ab * tokens * (inputs + outputs), zero, zero)
 
-    qkv_out = query + 2.0 * kv
     # Decoding reads the whole cache; a causal prefill writes it once.
     cached = workload.context_len + (workload.seq_len if shape.causal else 0)
+    cache = attention(lambda s: s.cache[0]) * some_head + attention(lambda s: s.cache[1]) * counts.heads
+    positions = attention(lambda s: s.positions) * counts.heads
     ups = shape.ffn_matrices - 1
     ops = [
-        product("qkv", width * qkv_out, width * counts.attention, qkv_out, qkv_out * shape.attention_bias),
+        product(
+            "qkv",
+            attention(lambda s: s.entry.fixed_macs) * some_head + attention(lambda s: s.entry.unit_macs) * counts.heads
+            + attention(lambda s: s.position_macs) * positions / tokens,
+            attention(lambda s: s.entry.fixed_params) * some_head
+            + attention(lambda s: s.entry.unit_params) * counts.heads,
+            width * counts.attention,
+            query + cache,
+        ),
         Op(
             "attention",
-            4.0 * tokens * context * query,
+            2.0 * tokens * (attention(lambda s: s.scores) * counts.heads * context
+                            + attention(lambda s: s.position_scores) * positions),
             zero,
-            ab * tokens * 2.0 * (query + kv),
-            2.0 * ab * workload.batch_size * cached * kv,
+            ab * tokens * (2.0 * query + cache),
+            ab * workload.batch_size * cached * cache,
             2.0 * ab * tokens * context * query / shape.head_size,
         ),
-        product("o", width * query, query, width * counts.attention, width * counts.attention * shape.output_bias),
-        product("up", ups * width * neurons, width * counts.ffn, ups * neurons, ups * neurons * shape.ffn_bias),
-        product("down", width * neurons, neurons, width * counts.ffn, width * counts.ffn * shape.ffn_bias),
-    ]
+        product(
+            "o",
+            attention(lambda s: s.exit.unit_macs) * counts.heads,
+            attention(lambda s: s.exit.unit_params) * counts.heads
+            + attention(lambda s: s.exit.fixed_params) * counts.attention,
+            query,
+            width * counts.attention,
+        ),
+        product(
+            "up",
+            ffn(lambda s: s.entry.unit_macs) * neurons + ffn(lambda s: s.entry.fixed_macs) * counts.ffn,
+            ffn(lambda s: s.entry.unit_params) * neurons + ffn(lambda s: s.entry.fixed_params) * counts.ffn,
+            width * counts.ffn,
+            ups * neurons,
+        ),
+        product(
+            "down",
+            ffn(lambda s: s.exit.unit_macs) * neurons,
+            ffn(lambda s: s.exit.unit_params) * neurons + ffn(lambda s: s.exit.fixed_params) * counts.ffn,
+            neurons,
+            width * counts.ffn,
+        ),
+    ]  # fmt: skip
     if workload.adapter == "separate" and shape.sites:
-        ends = {
-            "q": query + width * counts.attention,
-            "k": kv + width * counts.attention,
-            "v": kv + width * counts.attention,
-            "o": query + width * counts.attention,
-            "up": neurons + width * counts.ffn,
-            "gate": neurons + width * counts.ffn,
-            "down": neurons + width * counts.ffn,
-        }
-        params = sum((counts.ranks[..., m] * ends[s.name] for m, s in enumerate(shape.sites)), zero)
-        traffic = sum((ends[s.name] + 2.0 * counts.ranks[..., m] for m, s in enumerate(shape.sites)), zero)
-        ops.append(Op("adapters", 2.0 * tokens * params, wb * params, ab * tokens * traffic, zero, zero))
+        ends = _adapter_ends(shape, counts)
+        params = sum((counts.ranks[..., m] * end for m, end in enumerate(ends)), zero)
+        extra = sum((counts.ranks[..., m] * ends[m] * s.extra_rows for m, s in enumerate(shape.sites)), zero)
+        traffic = sum((end + 2.0 * counts.ranks[..., m] for m, end in enumerate(ends)), zero)
+        ops.append(Op("adapters", 2.0 * (tokens * params + extra), wb * params, ab * tokens * traffic, zero, zero))
     return ops
+
+
+def _adapter_ends(shape: BackboneShape, counts: Counts[Any]) -> list[Any]:
+    """Values that each site's adapter reads and writes per token, each (..., L)."""
+    plain = site_ends(shape.hidden, shape.head_size * shape.queries_per_group, shape.head_size)
+    found = []
+    for site in shape.sites:
+        fixed, per_unit = site.ends if site.ends is not None else plain[site.name]
+        presence, units = (counts.ffn, counts.neurons) if site.is_ffn else (counts.attention, counts.heads)
+        found.append(fixed * presence + per_unit * units)
+    return found
 
 
 def outer_op(shape: BackboneShape, counts: Counts[Any], workload: Workload) -> Op[Any]:
@@ -139,7 +227,9 @@ def paper_cost(shape: BackboneShape, counts: Counts[Any], workload: Workload) ->
     ops = layer_ops(shape, counts, workload)
     outer = outer_op(shape, counts, workload)
     wb = workload.param_bits / BITS_PER_BYTE
-    norms = shape.norm_params * (counts.attention + counts.ffn).sum(-1)
+    layers = shape.layer_sizes or (plain_sizes(shape),)
+    norms = (_Columns([a for a, _ in layers], counts.heads)(lambda s: s.norm_params) * counts.attention).sum(-1)
+    norms = norms + (_Columns([f for _, f in layers], counts.heads)(lambda s: s.norm_params) * counts.ffn).sum(-1)
     fixed = shape.embedding_params + shape.head_params
 
     def total(field: str) -> Any:

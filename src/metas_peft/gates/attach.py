@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from metas_peft.backbones import Layout
 from metas_peft.backbones.adapters import is_adapted, lora_maps
-from metas_peft.backbones.family import Layout, get
+from metas_peft.backbones.hooks import gate_layer, gate_presence, gate_units
 from metas_peft.core.records import BackboneShape, Subnet
 from metas_peft.gates.gate_set import GateValues, gate_shapes
 
@@ -37,50 +38,24 @@ def gated(model: Any, shape: BackboneShape, draw: Callable[[], GateValues]) -> I
         draw: Called once at the start of every pass; gives that pass's gate values.
     """
     layout = Layout(model)
-    family = layout.family
     current: list[GateValues] = []
     device = next(model.parameters()).device
 
     def begin(module: Any, args: Any, kwargs: Any) -> None:
         current[:] = [GateValues(**{name: z.to(device) for name, z in vars(draw()).items()})]
 
-    def lerp(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        # Exactly x at 0 and exactly y at 1, which x + z (y - x) is not in floating point.
-        return torch.lerp(x.to(y.dtype), y, z.to(y.dtype))
-
-    def first(args: Any, kwargs: Any) -> torch.Tensor:
-        return args[0] if args else kwargs["hidden_states"]
+    def value(name: str, i: int) -> Callable[[], torch.Tensor]:
+        return lambda: getattr(current[0], name)[i]
 
     handles = [model.base_model.register_forward_pre_hook(begin, with_kwargs=True)]
     for i, layer in enumerate(layout.layers):
-
-        def whole(module: Any, args: Any, kwargs: Any, out: Any, i: int = i) -> Any:
-            z, x = current[0].layer[i], first(args, kwargs)
-            return (lerp(x, out[0], z), *out[1:]) if isinstance(out, tuple) else lerp(x, out, z)
-
-        def attention(module: Any, args: Any, kwargs: Any, out: Any, i: int = i) -> Any:
-            z = current[0].attention[i]
-            y = lerp(first(args, kwargs), out[0], z) if family.residual == "inside" else out[0] * z.to(out[0].dtype)
-            return (y, *out[1:])
-
-        def feed_forward(module: Any, args: Any, kwargs: Any, out: Any, i: int = i) -> Any:
-            z = current[0].ffn[i]
-            return lerp(args[1], out, z) if family.residual == "inside" else out * z.to(out.dtype)
-
-        def heads(module: Any, args: Any, i: int = i) -> Any:
-            gate = current[0].head[i].to(args[0].dtype).repeat_interleave(args[0].shape[-1] // shape.n_kv_heads)
-            return (args[0] * gate, *args[1:])
-
-        def blocks(module: Any, args: Any, i: int = i) -> Any:
-            gate = current[0].ffn_block[i].to(args[0].dtype).repeat_interleave(shape.block_size)
-            return (args[0] * gate, *args[1:])
-
+        attention, ffn = layout.attention(layer), layout.ffn(layer)
         handles += [
-            layer.register_forward_hook(whole, with_kwargs=True),
-            get(layer, family.attention_block).register_forward_hook(attention, with_kwargs=True),
-            get(layer, family.ffn_block).register_forward_hook(feed_forward, with_kwargs=True),
-            layout.projection(layer, "o").register_forward_pre_hook(heads),
-            layout.projection(layer, "down").register_forward_pre_hook(blocks),
+            *gate_layer(layer, value("layer", i)),
+            *gate_presence(layer, attention, value("attention", i)),
+            *gate_presence(layer, ffn, value("ffn", i)),
+            *gate_units(layout, layer, attention, value("head", i)),
+            *gate_units(layout, layer, ffn, value("ffn_block", i)),
         ]
         for m, site in enumerate(shape.sites):
             module = layout.projection(layer, site.name)

@@ -119,7 +119,7 @@ def counts_of(values: GateValues, shape: BackboneShape) -> Counts[torch.Tensor]:
     """Kept counts for gate values (probabilities or zeros and ones)."""
     attention = values.layer * values.attention
     ffn = values.layer * values.ffn
-    is_ffn = torch.tensor([site.name in ("up", "gate", "down") for site in shape.sites], dtype=torch.bool)
+    is_ffn = torch.tensor([site.is_ffn for site in shape.sites], dtype=torch.bool)
     present = torch.where(is_ffn, ffn[:, None], attention[:, None]) if shape.sites else values.rank.sum(-1)
     return Counts(
         attention=attention,

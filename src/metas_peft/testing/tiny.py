@@ -11,39 +11,39 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from metas_peft.backbones import add_lora, shape_of
 from metas_peft.core.records import BackboneShape, LayerPlan, Subnet
+from metas_peft.testing.families import TINY_FAMILIES
 
-COMMON = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_labels": 2}
-TINY_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "bert": ("BertForSequenceClassification", {**COMMON, "intermediate_size": 48, "max_position_embeddings": 40}),
-    "roberta": (
-        "RobertaForSequenceClassification",
-        {**COMMON, "intermediate_size": 48, "max_position_embeddings": 40, "pad_token_id": 1},
-    ),
-    "llama": (
-        "LlamaForSequenceClassification",
-        {**COMMON, "intermediate_size": 48, "num_key_value_heads": 2, "pad_token_id": 0, "attention_bias": True},
-    ),
-}
+# Families with a separate map for each projection, for tests that name projections.
+TINY_CONFIGS = {name: TINY_FAMILIES[name] for name in ("bert", "roberta", "llama", "qwen3", "gemma3")}
 
 
-def tiny_model(family: str, seed: int = 0, **changes: Any) -> Any:
-    """A random sequence-classification model in evaluation mode, with biases and norms away from 0 and 1."""
-    name, sizes = TINY_CONFIGS[family]
-    architecture = getattr(transformers, name)
+def tiny_model(family: str, seed: int = 0, *, language_model: bool = False, **changes: Any) -> Any:
+    """A random model in evaluation mode, with biases and norms away from 0 and 1.
+
+    Args:
+        family: Key of `TINY_FAMILIES`.
+        seed: Seed of the weights.
+        language_model: A causal language model instead of a sequence classifier (always, where there is none).
+        **changes: Config values other than the family's.
+    """
+    tiny = TINY_FAMILIES[family]
+    name = tiny.language_model if language_model or tiny.classifier is None else tiny.classifier
+    architecture, config = getattr(transformers, str(name)), getattr(transformers, tiny.config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = architecture(architecture.config_class(**{**sizes, **changes}))
+        model = architecture(config(**{**tiny.sizes, **changes}))
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval()
 
 
-def tiny_adapted(family: str, rank: int = 3, seed: int = 0, **changes: Any) -> tuple[Any, BackboneShape]:
+def tiny_adapted(
+    family: str, rank: int = 3, seed: int = 0, *, language_model: bool = False, **changes: Any
+) -> tuple[Any, BackboneShape]:
     """A tiny PEFT model whose adapters change something, and its shape with the adapter sites."""
-    adapted, sites = add_lora(
-        tiny_model(family, seed, **changes), "all-linear", rank=rank, alpha=2.0 * rank, dropout=0.0, seed=seed + 1
-    )
+    model = tiny_model(family, seed, language_model=language_model, **changes)
+    adapted, sites = add_lora(model, "all-linear", rank=rank, alpha=2.0 * rank, dropout=0.0, seed=seed + 1)
     randomise_lora(adapted, seed + 2)
     network = adapted.get_base_model().eval()
     return adapted, shape_of(network, sites)
@@ -67,13 +67,27 @@ def save_tiny_backbone(folder: Path, texts: Iterable[str], family: str = "bert",
     return folder
 
 
-def tiny_batch(seed: int = 0, batch: int = 3, length: int = 9, vocabulary: int = 97) -> dict[str, torch.Tensor]:
-    """Random token ids with right padding and a mask."""
+def tiny_batch(
+    seed: int = 0, batch: int = 3, length: int = 9, vocabulary: int = 97, left: bool = False, pad: int | None = None
+) -> dict[str, torch.Tensor]:
+    """Random token ids with padding and a mask.
+
+    Args:
+        seed: Seed of the ids.
+        batch: Sequences; each is one token shorter than the one before.
+        length: Tokens of the first.
+        vocabulary: Ids are below this.
+        left: Whether the padding comes first, as for generation.
+        pad: Id of the padding; None leaves random ids there.
+    """
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(2, vocabulary, (batch, length), generator=generator)
     mask = torch.ones_like(ids)
     for row in range(1, batch):
-        mask[row, length - row :] = 0
+        padding = slice(0, row) if left else slice(length - row, None)
+        mask[row, padding] = 0
+        if pad is not None:
+            ids[row, padding] = pad
     return {"input_ids": ids, "attention_mask": mask}
 
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from metas_peft.backbones import Layout
+from metas_peft.backbones.hooks import gate_units
 from metas_peft.core.records import BackboneShape
 from metas_peft.tuning.data import Collator, EncodedTexts
 
@@ -43,12 +44,8 @@ def importances(
     neurons = [torch.ones(shape.ffn_size, requires_grad=True, device=device) for _ in layout.layers]
     handles = []
     for i, layer in enumerate(layout.layers):
-        for site, gate in (("o", heads[i]), ("down", neurons[i])):
-
-            def multiply(module: Any, args: Any, gate: torch.Tensor = gate) -> Any:
-                return (args[0] * gate.repeat_interleave(args[0].shape[-1] // len(gate)), *args[1:])
-
-            handles.append(layout.projection(layer, site).register_forward_pre_hook(multiply))
+        for table, gate in ((layout.attention(layer), heads[i]), (layout.ffn(layer), neurons[i])):
+            handles += gate_units(layout, layer, table, lambda gate=gate: gate)
     frozen = [p for p in model.parameters() if p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
