@@ -54,6 +54,11 @@ class PathObjective:
         self._open()
 
     @property
+    def importances(self) -> dict[str, np.ndarray]:
+        """What the removals went by: per kind the running mean of squared gradients, (L, units)."""
+        return {name: scores.copy() for name, scores in self._scores.items()}
+
+    @property
     def current(self) -> Subnet:
         """The subnet as it stands."""
         return Subnet.prefix(self._heads.tolist(), self._blocks.tolist())

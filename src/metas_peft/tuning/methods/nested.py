@@ -1,6 +1,9 @@
 """The nested front: a priced path through ordered units, then joint training of what lies on it."""
 
 import logging
+from dataclasses import replace
+
+import torch
 
 from metas_peft.backbones import nested
 from metas_peft.core.records import Subnet
@@ -27,7 +30,8 @@ def nested_front(context: TuningContext, price: Price) -> TunedFront:
         shrinking = PathObjective(view, context.distilled(), price, context.workload, end=min(points))
         context.fit(shrinking, context.schedule.path, "path", offset=1, final_rate=PATH_FINAL_RATE)
         view.set_gates([None] * shape.n_layers, [None] * shape.n_layers)
-    return joint_front(context, shrinking.path)
+    scores = {f"importance.{name}": torch.from_numpy(values) for name, values in shrinking.importances.items()}
+    return replace(joint_front(context, shrinking.path), gates=scores)
 
 
 def joint_front(context: TuningContext, path: list[Subnet]) -> TunedFront:
