@@ -1,6 +1,7 @@
 """One training loop for every method: `transformers.Trainer`, told what to minimise by an `Objective`."""
 
 import logging
+import math
 import sys
 import tempfile
 import time
@@ -47,7 +48,7 @@ class LoopSettings:
         warmup: Steps if at least 1, else the fraction of all steps.
         bf16: Whether to autocast to bfloat16.
         seed: Seed of the order of the data.
-        final_rate: Fraction of the learning rate left at the end of a linear schedule.
+        final_rate: Fraction of the learning rate left at the end of a linear schedule of so many `steps`.
     """
 
     steps: int | None
@@ -169,7 +170,10 @@ class _Progress(transformers.TrainerCallback):
 
 def _schedule(settings: LoopSettings) -> dict[str, Any]:
     """The Trainer's arguments for the course of the learning rate."""
-    if settings.scheduler == "linear" and settings.final_rate:
+    steps = settings.steps or 0
+    warmup = settings.warmup if settings.warmup >= 1 else math.ceil(settings.warmup * steps)
+    # Where warm-up takes all steps nothing falls any more, and the polynomial divides by the steps left.
+    if settings.scheduler == "linear" and settings.final_rate and warmup < steps:
         end = {"lr_end": settings.final_rate * settings.learning_rate, "power": 1.0}
         return {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": end}
     return {"lr_scheduler_type": settings.scheduler}
