@@ -173,6 +173,17 @@ class RecordStore:
             problems += [Problem(start + p.row, p.column, p.what) for p in found + find_problems(fixed)]
         return _checked(_joined(normal, parts), problems, offsets, skip_invalid)
 
+    def already_there(self, table: "pa.Table") -> set[int]:
+        """Rows of a normalised table that the store has already, the same in every column of the table."""
+        if not self.parts():
+            return set()
+        own = self.read(skip_invalid=True).table
+        shared = [name for name in table.column_names if name in own.column_names]
+        if len(shared) < len(table.column_names):
+            return set()
+        both = _joined([own.select(shared), table.select(shared)], [self.path, self.path])
+        return {row - len(own) for row, first in duplicates(both).items() if row >= len(own) > first}
+
 
 def check_table(table: "pa.Table", where: Path, *, skip_invalid: bool = False) -> Records:
     """Check a table that was read from somewhere else; see `RecordStore.read`."""

@@ -10,6 +10,7 @@ from metas_peft.core.records import AdapterSite, BackboneShape, LayerPlan, Subne
 SMALLEST = 0.08  # of the heads and blocks; smaller ones are all overhead
 WITHOUT_LAYERS = 0.5  # of the configurations lack whole layers
 PLAIN_SITES = (AdapterSite("q", 8), AdapterSite("v", 8))
+GOLDEN = (5**0.5 - 1) / 2
 MOST_DRAWS = 200  # per configuration wanted, before the backbone is called too small
 
 
@@ -21,7 +22,8 @@ def with_sites(shape: BackboneShape) -> BackboneShape:
 def draw_configurations(shape: BackboneShape, count: int, *, seed: int, with_ranks: bool = False) -> list[Subnet]:
     """Different configurations of a backbone, the dense one first.
 
-    Sizes are stratified: each of the others gets its own slice of the range from 8 % to everything, in random order.
+    Sizes follow the golden ratio, so that any number of them is spread evenly from 8 % to everything, and asking for
+    more adds to those of before.
 
     Args:
         shape: The backbone.
@@ -37,7 +39,7 @@ def draw_configurations(shape: BackboneShape, count: int, *, seed: int, with_ran
     rng = np.random.default_rng(seed)
     dense = Subnet.dense(shape)
     found = {dense.key: dense}
-    slices = rng.permutation(count - 1)
+    start = rng.random()
     draws = 0
     while len(found) < count:
         if draws >= MOST_DRAWS * count:
@@ -45,7 +47,7 @@ def draw_configurations(shape: BackboneShape, count: int, *, seed: int, with_ran
                 f"{shape.model_id} gave {len(found)} different configurations in {draws} draws, {count} were asked "
                 "for. Ask for fewer."
             )
-        share = (slices[(len(found) - 1) % len(slices)] + rng.random()) / len(slices)
+        share = (start + draws * GOLDEN) % 1.0
         subnet = _draw(shape, SMALLEST + (1 - SMALLEST) * share, rng)
         if with_ranks:
             subnet = Subnet(tuple(_with_ranks(layer, shape, rng) for layer in subnet.layers))

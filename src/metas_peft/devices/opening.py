@@ -135,7 +135,9 @@ def _power_source(runtime: str, power_model: str | None, host: Host) -> PowerSou
             raise
         if power_model == METER:
             kind = type(error)
-            raise kind(f"{error} Or have power modelled from processor time: power_model=utilisation.") from error
+            raise kind(
+                f"{error} Or have power modelled from processor time: power_model=utilisation (--power utilisation)."
+            ) from error
         logger.warning("No power meter on this computer: energy and power are modelled, not measured. %s", error)
         return UtilisationModel(host)
 

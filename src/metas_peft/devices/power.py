@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from metas_peft.core.records import Origin
 from metas_peft.core.units import S_PER_MS
 from metas_peft.devices.host import Host
-from metas_peft.devices.meters.base import KNOWN_TO_PCT, EnergyCounter, MeterReading, PowerSampler
+from metas_peft.devices.meters.base import KNOWN_TO_PCT, SHORTEST_WINDOW_S, EnergyCounter, MeterReading, PowerSampler
 from metas_peft.devices.meters.track import EDGE_UPDATES
 from metas_peft.devices.meters.window import Window
 
 logger = logging.getLogger(__name__)
 
-SHORTEST_WINDOW_S = 0.5
 LONGEST_WINDOW_S = 30.0
 IDLE_CHANGE = 0.2  # of the power at rest, beyond which before and after are not the same machine
 

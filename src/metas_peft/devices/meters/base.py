@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from metas_peft.core.units import MS_PER_S
 
 MIN_UPDATES = 20
+SHORTEST_WINDOW_S = 0.5  # however fast the meter
 # No package or board that the project measures draws more; a reading above it is a broken meter.
 IMPLAUSIBLE_W = 20_000.0
 # Integrated power that differs from the energy counter by more is worth a warning.

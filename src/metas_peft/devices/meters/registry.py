@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from metas_peft.core.errors import MeterPermissionError, MeterUnavailableError, UnknownNameError, nearest
 from metas_peft.core.units import MS_PER_S
 from metas_peft.devices.meters import android, ina219, zeus, zeus_soc
-from metas_peft.devices.meters.base import EnergyCounter, PowerSampler
+from metas_peft.devices.meters.base import MIN_UPDATES, SHORTEST_WINDOW_S, EnergyCounter, PowerSampler
 
 INSTALL_ZEUS = zeus.INSTALL
 UTILISATION_ROW = "utilisation model (no meter: CPU time and range of power)"
@@ -127,11 +127,12 @@ def _charge() -> Meter:
 
 
 def _counter_part(title: str, kind: type[EnergyCounter], probe: Callable[[], object]) -> Part:
-    return Part(title, probe, kind.update_period_s, 20 * kind.update_period_s)
+    return Part(title, probe, kind.update_period_s, max(SHORTEST_WINDOW_S, MIN_UPDATES * kind.update_period_s))
 
 
 def _sampler_part(title: str, kind: type[PowerSampler], probe: Callable[[], object]) -> Part:
-    return Part(title, probe, kind.update_period_s, 20 * kind.update_period_s + 2 * kind.averaging_s)
+    shortest_s = MIN_UPDATES * kind.update_period_s + 2 * kind.averaging_s
+    return Part(title, probe, kind.update_period_s, max(SHORTEST_WINDOW_S, shortest_s))
 
 
 USB_DEBUGGING = "USB debugging on the phone; sudo apt install adb"

@@ -1,0 +1,200 @@
+"""Models that this computer can run, for profiling: cut from a backbone, in a number format, by a runtime.
+
+Costs do not depend on the values of weights, so random ones are as good as trained ones; an encoder's pass is one
+forward of random tokens, a decoder's a prefill or one new token behind a cache of random ones.
+"""
+
+import contextlib
+import copy
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from metas_peft.backbones import compact, shape_of
+from metas_peft.backbones.load import load_backbone
+from metas_peft.core.errors import MeasurementError, UsageError
+from metas_peft.core.records import Subnet, Workload
+from metas_peft.devices import Specimen
+from metas_peft.devices.meters.registry import CPU, CUDA, ONNX, ROCM
+
+logger = logging.getLogger(__name__)
+
+Pass = Callable[[], object]
+
+DTYPES = {32: torch.float32, 16: torch.bfloat16}
+FORMATS = {CPU: (32, 16, 8), ONNX: (32, 8), CUDA: (32, 16), ROCM: (32, 16)}
+
+
+class LocalModels:
+    """A backbone and the ways to run parts of it here.
+
+    Args:
+        backbone: Catalogue name, hub id or folder.
+        runtime: `pytorch_cpu`, `onnxruntime_cpu`, `pytorch_cuda` or `pytorch_rocm`.
+        weights: `random` or `pretrained`.
+        threads: Processor threads; those that torch chooses if absent.
+        seed: Seed of random weights.
+    """
+
+    def __init__(
+        self, backbone: str, *, runtime: str, weights: str = "random", threads: int | None = None, seed: int = 0
+    ) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.threads = torch.get_num_threads()
+        self.runtime = runtime
+        loaded = load_backbone(backbone, n_labels=2, weights=weights, seed=seed)
+        self._network = loaded.model
+        self.shape = shape_of(loaded.model, (), loaded.name)
+        self._exported: dict[tuple[str, int], Path] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="metas-profile-")
+
+    def specimen(self, subnet: Subnet) -> Specimen:
+        """A configuration that opens when it is measured."""
+        return Specimen(subnet, self.shape, lambda workload: self._open(subnet, workload))
+
+    def check(self, workload: Workload) -> None:
+        """The runtime can run this workload.
+
+        Raises:
+            UsageError: It cannot; the message says what it can.
+        """
+        formats = FORMATS[self.runtime]
+        if workload.param_bits not in formats:
+            raise UsageError(
+                f"{self.runtime} runs weights of {', '.join(map(str, formats))} bits here, not {workload.param_bits}."
+            )
+        if workload.adapter == "separate":
+            raise UsageError("Models that are cut here carry their adapters merged; profile `separate` by simulation.")
+        if workload.phase == "decode" and (not self.shape.causal or self.runtime == ONNX):
+            raise UsageError(f"{self.shape.model_id} with {self.runtime} has no decoding; use --phase prefill.")
+
+    def _open(self, subnet: Subnet, workload: Workload) -> Pass:
+        if self.runtime == ONNX:
+            return self._onnx_pass(subnet, workload)
+        model = compact(self._network, self.shape, subnet)
+        model.set_attn_implementation("sdpa")
+        if workload.param_bits == 8:
+            model = _dynamically_quantised(model)
+        else:
+            model = model.to(DTYPES[workload.param_bits])
+        device = "cpu" if self.runtime == CPU else "cuda"
+        model = model.to(device)
+        inputs = self._inputs(workload, device)
+        if workload.phase == "decode":
+            return _decoding(model, inputs, workload, device)
+
+        def one_pass() -> None:
+            with torch.inference_mode():
+                model(**inputs)
+            _wait(device)
+
+        return one_pass
+
+    def _inputs(self, workload: Workload, device: str) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        vocabulary = self._network.config.get_text_config().vocab_size
+        ids = torch.randint(1, vocabulary, (workload.batch_size, workload.seq_len), generator=generator).to(device)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def _onnx_pass(self, subnet: Subnet, workload: Workload) -> Pass:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        path = self._onnx_file(subnet, workload.param_bits)
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        names = {i.name for i in session.get_inputs()}
+        feed = {n: t.numpy() for n, t in self._inputs(workload, "cpu").items() if n in names}
+        return lambda: session.run(None, feed)
+
+    def _onnx_file(self, subnet: Subnet, bits: int) -> Path:
+        """The exported model, quantised where that is asked for; exported once per configuration."""
+        key = (subnet.key, bits)
+        if key not in self._exported:
+            plain = self._exported.get((subnet.key, 32)) or self._export(subnet)
+            self._exported[subnet.key, 32] = plain
+            if bits == 8:
+                self._exported[key] = _quantised_onnx(plain)
+        return self._exported[key]
+
+    def _export(self, subnet: Subnet) -> Path:
+        model = compact(self._network, self.shape, subnet)
+        model.set_attn_implementation("eager")
+        path = Path(self._folder.name) / f"{subnet.key}.onnx"
+        example = self._inputs(Workload(batch_size=2, seq_len=16), "cpu")
+        sizes = {0: torch.export.Dim("batch", max=512), 1: torch.export.Dim("length", max=512)}
+        try:
+            with _quiet("torch"), torch.inference_mode():
+                torch.onnx.export(
+                    model, (), str(path), kwargs=example, dynamo=True, verbose=False, external_data=False,
+                    dynamic_shapes=dict.fromkeys(example, sizes),
+                )  # fmt: skip
+        except Exception as error:  # the exporter raises many kinds
+            raise MeasurementError(f"Configuration {subnet.key} could not be exported to ONNX: {error}") from error
+        return path
+
+
+def _quantised_onnx(path: Path) -> Path:
+    import onnx
+    from onnxruntime.quantization import quantize_dynamic
+
+    smaller = path.with_suffix(".int8.onnx")
+    model: Any = onnx.load(str(path))
+    # Shapes that the exporter noted contradict those that the quantiser infers.
+    del model.graph.value_info[:]
+    with _quiet(None):
+        quantize_dynamic(model, str(smaller))
+    return smaller
+
+
+def _dynamically_quantised(model: Any) -> Any:
+    with _quiet("torch"):
+        return torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {torch.nn.Linear}, dtype=torch.qint8)
+
+
+@contextlib.contextmanager
+def _quiet(name: str | None) -> Generator[None]:
+    """Without the advice that exporters and quantisers give of their own internals."""
+    talker = logging.getLogger(name)
+    level = talker.level
+    talker.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        talker.setLevel(level)
+
+
+def _decoding(model: Any, inputs: dict[str, torch.Tensor], workload: Workload, device: str) -> Pass:
+    """One new token per sequence behind a cache, which is cut back after each pass."""
+    if workload.context_len < 1:
+        raise UsageError("Decoding needs tokens before the new one: --context-len.")
+    vocabulary = model.config.get_text_config().vocab_size
+    generator = torch.Generator().manual_seed(1)
+    before = torch.randint(1, vocabulary, (workload.batch_size, workload.context_len), generator=generator).to(device)
+    cache = transformers.DynamicCache(config=model.config)
+    with torch.inference_mode():
+        model(input_ids=before, past_key_values=cache, use_cache=True)
+    mask = torch.ones(workload.batch_size, workload.context_len + workload.seq_len, dtype=torch.long, device=device)
+
+    def one_pass() -> None:
+        with torch.inference_mode():
+            model(input_ids=inputs["input_ids"], attention_mask=mask, past_key_values=cache, use_cache=True)
+        cache.crop(-workload.seq_len)
+        _wait(device)
+
+    return one_pass
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
