@@ -2,7 +2,7 @@
 
     make demo && python benchmarks/demo.py
 
-Writes docs/benchmarks/demo.json and docs/images/front.svg, from which the README takes its figures.
+Writes docs/benchmarks/demo.json and docs/images/demo.svg.
 """
 
 import argparse
@@ -15,8 +15,10 @@ from metas_peft.report import write_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 FIELDS = ("name", "quality", "energy_j", "latency_ms", "peak_power_w", "origin", "flops_fraction", "model_bytes")
-KEPT = ("task", "task_origin", "backbone", "target_device", "quality_metric", "n_train", "n_validation", "chance_quality",
-        "measurements", "hypervolume", "hypervolume_ratio", "surrogate_error", "controller", "seconds", "versions")  # fmt: skip
+KEPT = (
+    "task", "task_origin", "backbone", "target_device", "quality_metric", "n_train", "n_validation", "chance_quality",
+    "measurements", "hypervolume", "hypervolume_ratio", "surrogate_error", "controller", "seconds", "versions",
+)  # fmt: skip
 
 
 def row(member: dict) -> dict:
@@ -58,7 +60,7 @@ def main() -> None:
         },
     }
     write_json(ROOT / "docs" / "benchmarks" / "demo.json", summary)
-    write_picture(run, ROOT / "docs" / "images" / "front.svg")
+    write_picture(run, ROOT / "docs" / "images" / "demo.svg")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python benchmarks/sst2.py --data FOLDER_WITH_SST2 [--seed 0]
 
-Resumable: the run's finished stages are not repeated. The summary goes to docs/benchmarks/sst2_full.json; nothing is
-chosen on the 872 validation sentences, which are scored once per member.
+Resumable: the run's finished stages are not repeated. The summary goes to docs/benchmarks/sst2_full.json,
+the picture of the front to docs/images/front.svg. Nothing is chosen on the 872 validation sentences, which are scored
+once per member.
 """
 
 import argparse
@@ -14,11 +15,12 @@ from pathlib import Path
 from metas_peft import experiment
 from metas_peft.conf.compose import load
 from metas_peft.core.files import read_json, write_json
-from metas_peft.report import write_report
+from metas_peft.report import write_picture, write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "benchmarks" / "sst2_full.yaml"
 RESULT = ROOT / "docs" / "benchmarks" / "sst2_full.json"
+PICTURE = ROOT / "docs" / "images" / "front.svg"
 MEMBER_FIELDS = ("name", "quality", "flops_fraction", "energy_j", "latency_ms", "peak_power_w", "origin", "model_bytes")
 
 
@@ -66,6 +68,7 @@ def main() -> None:
         "seconds": found["seconds"],
     }
     write_json(RESULT, summary)
+    write_picture(folder, PICTURE)
     print(f"{RESULT.relative_to(ROOT)}: dense {summary['dense']['quality']:.4f}")
     for row in summary["front"]:
         print(f"  {row['name']:>5}  FLOPs {row['flops_fraction']:.2f}  accuracy {row['quality']:.4f}")

@@ -19,6 +19,10 @@ from metas_peft.experiment.outcome import MethodFront, Outcome
 from metas_peft.experiment.pricing import LearntPool
 
 SCHEMA_VERSION = 1
+ONE_SEED = (
+    "Intervals of volume ratios are over the evaluation examples of one training seed; the spread between seeds, which "
+    "is often larger, is not in them."
+)
 
 
 def _origins(origin: Cost[Origin | None]) -> dict[str, str | None]:
@@ -167,6 +171,8 @@ def results_block(
     rivals = [front for name, front in outcome.fronts.items() if name != main.name]
     target_id = outcome.target.device.spec.device_id
     ratios = {front.name: ratio for front in rivals if (ratio := outcome.ratio(front)) is not None}
+    if ratios:
+        notes = [*notes, ONE_SEED]
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": config.run_id,
