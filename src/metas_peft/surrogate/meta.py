@@ -78,7 +78,8 @@ def meta_train(
         schedule.step()
         if progress is not None and step % 20 == 19:
             progress((step + 1) / training.steps)
-    logger.info("Meta-trained %d networks on %d records; final loss %.4f.", len(members), len(table), float(loss.mean()))
+    mean = float(loss.detach().mean())
+    logger.info("Meta-trained %d networks on %d records; final loss %.4f.", len(members), len(table), mean)
     return [
         _kind(weights, standardiser, sampler, list(range(i * n_seeds, (i + 1) * n_seeds)), training.inner_steps)
         for i in range(len(hidden))
