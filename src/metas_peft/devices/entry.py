@@ -93,6 +93,7 @@ class Runtime:
         attention_efficiency_factor: Further factor on the compute efficiency of attention.
         call_overhead_us: Time of a whole call apart from its kernels.
         flop_energy_factor: Further factor on the energy of an operation.
+        kv_bits: Width of cached keys and values; that of activations where it is not said.
         stored_bits: Bits a weight takes in memory with its scales, by `param_bits`, where that is not the same.
     """
 
@@ -106,7 +107,18 @@ class Runtime:
     attention_efficiency_factor: float = 1.0
     call_overhead_us: float = 0.0
     flop_energy_factor: float = 1.0
+    kv_bits: int | None = None
     stored_bits: Mapping[int, float] = field(default_factory=dict[int, float])
+
+    def with_efficiency(self, efficiency: Mapping[str, float]) -> "Runtime":
+        """The same runtime with other compute efficiencies, for a batch of one as well, by precision."""
+        precisions = {
+            label: p
+            if label not in efficiency
+            else dataclasses.replace(p, compute_efficiency=efficiency[label], batch1_compute_efficiency=None)
+            for label, p in self.precisions.items()
+        }
+        return dataclasses.replace(self, precisions=precisions)
 
     def precision_for(self, param_bits: int) -> Precision:
         """The narrowest format at least as wide as the weights, else the widest there is.
@@ -172,28 +184,50 @@ class PassNoise:
 
 @dataclass(frozen=True)
 class Variant:
-    """Another amount or speed of memory under the same name."""
+    """Another memory under the same name, or a relative: another device that parameters were fitted on.
+
+    Attributes:
+        bandwidth_gb_per_s: Memory bandwidth.
+        size_gb: Memory.
+        idle_w: Power at rest, where it differs.
+        cap_w: Power limit, where it differs.
+        peak_tflops: Peak of the rates that differ.
+        efficiency: Compute efficiency of the precisions that differ.
+        is_relative: Whether it is another device.
+    """
 
     bandwidth_gb_per_s: float
     size_gb: float
+    idle_w: float | None = None
+    cap_w: float | None = None
+    peak_tflops: Mapping[str, float] = field(default_factory=dict[str, float])
+    efficiency: Mapping[str, float] = field(default_factory=dict[str, float])
+    is_relative: bool = False
 
 
 @dataclass(frozen=True)
 class PublishedPoint:
-    """A timing that somebody published, for checking the simulator.
+    """A measurement that somebody published, for checking the simulator.
 
     Attributes:
         model: Name of the model.
         runtime: Runtime of the catalogue entry that it belongs to.
-        phase: `prefill` or `decode`.
+        phase: `prefill`, `decode`, or `generate`: a prompt of `seq_len` tokens and `output_len` new ones.
         batch_size: Sequences.
         seq_len: Tokens per sequence that pass through the model.
         context_len: Tokens in the cache before.
         param_bits: Storage width of weights.
-        latency_ms: Time of one pass.
         source: Who published it.
-        variant: Name of the memory variant it was run on, if not the default.
+        latency_ms: Time of one pass.
+        tokens_per_s: New tokens of all sequences per second (`generate`).
+        mean_power_w: Mean power.
+        peak_power_w: Peak power.
+        energy_j: Energy of one pass.
+        output_len: New tokens per sequence (`generate`).
+        variant: Name of the variant it was run on, if not the default.
         is_exception: Whether the simulator is known to miss it by more than the status allows.
+        is_held_out: Whether nothing was fitted to it.
+        why_not: Why it is listed but not simulated.
     """
 
     model: str
@@ -203,10 +237,17 @@ class PublishedPoint:
     seq_len: int
     context_len: int
     param_bits: int
-    latency_ms: float
+    latency_ms: float | None
     source: str
     variant: str | None = None
     is_exception: bool = False
+    tokens_per_s: float | None = None
+    mean_power_w: float | None = None
+    peak_power_w: float | None = None
+    energy_j: float | None = None
+    output_len: int = 0
+    is_held_out: bool = False
+    why_not: str = ""
 
 
 @dataclass(frozen=True)
@@ -255,10 +296,21 @@ class DeviceEntry:
             ) from None
 
     def variant(self, name: str) -> "DeviceEntry":
-        """The same device with another memory."""
+        """The same device with another memory, or a relative of it."""
         if name not in self.variants:
             raise UnknownNameError(f"{self.device_id} has no variant {name!r}: {nearest(name, self.variants)}")
-        return dataclasses.replace(self, **dataclasses.asdict(self.variants[name]))
+        variant = self.variants[name]
+        rates = {n: dataclasses.replace(r, peak_tflops=variant.peak_tflops.get(n, r.peak_tflops))
+                 for n, r in self.rates.items()}  # fmt: skip
+        return dataclasses.replace(
+            self,
+            bandwidth_gb_per_s=variant.bandwidth_gb_per_s,
+            size_gb=variant.size_gb,
+            idle_w=self.idle_w if variant.idle_w is None else variant.idle_w,
+            cap_w=self.cap_w if variant.cap_w is None else variant.cap_w,
+            rates=rates,
+            runtimes={n: r.with_efficiency(variant.efficiency) for n, r in self.runtimes.items()},
+        )
 
     def power_mode(self, name: str) -> "DeviceEntry":
         """The same device in another power mode: limit and clocks changed."""

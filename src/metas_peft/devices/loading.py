@@ -110,7 +110,18 @@ def _power_mode(section: Section) -> PowerMode:
 
 
 def _variant(section: Section) -> Variant:
-    variant = Variant(section.figure("bandwidth_gb_per_s", low=TINY), section.figure("size_gb", low=TINY))
+    peaks, efficiency = section.optional("peak_tflops"), section.optional("efficiency")
+    variant = Variant(
+        bandwidth_gb_per_s=section.figure("bandwidth_gb_per_s", low=TINY),
+        size_gb=section.figure("size_gb", low=TINY),
+        idle_w=section.figure("idle_w") if "idle_w" in section.keys() else None,
+        cap_w=section.figure("cap_w", low=TINY) if "cap_w" in section.keys() else None,
+        peak_tflops={} if peaks is None else {n: peaks.figure(n, low=TINY) for n in peaks.keys()},
+        efficiency={}
+        if efficiency is None
+        else {n: efficiency.figure(n, low=TINY, high=1.0) for n in efficiency.keys()},
+        is_relative=section.flag("is_relative", False),
+    )
     section.done()
     return variant
 
@@ -145,6 +156,7 @@ def _runtime(name: str, section: Section) -> Runtime:
         attention_efficiency_factor=section.number("attention_efficiency_factor", 1.0, low=TINY),
         call_overhead_us=section.number("call_overhead_us", 0.0),
         flop_energy_factor=section.number("flop_energy_factor", 1.0, low=TINY),
+        kv_bits=section.integer("kv_bits", low=1) if "kv_bits" in section.keys() else None,
         stored_bits={} if stored is None else {int(k): stored.number(k, low=TINY) for k in stored.keys()},
     )
     section.done()
@@ -172,15 +184,30 @@ def _point(section: Section) -> PublishedPoint:
         seq_len=section.integer("seq_len", low=1),
         context_len=section.integer("context_len", 0),
         param_bits=section.integer("param_bits", low=1),
-        latency_ms=section.number("latency_ms", low=TINY),
+        latency_ms=_optional(section, "latency_ms"),
         source=section.text("source"),
         variant=section.text("variant") if "variant" in section.keys() else None,
         is_exception=section.flag("is_exception", False),
+        tokens_per_s=_optional(section, "tokens_per_s"),
+        mean_power_w=_optional(section, "mean_power_w"),
+        peak_power_w=_optional(section, "peak_power_w"),
+        energy_j=_optional(section, "energy_j"),
+        output_len=section.integer("output_len", 0),
+        is_held_out=section.flag("is_held_out", False),
+        why_not=section.text("why_not") if "why_not" in section.keys() else "",
     )
-    if point.phase not in ("prefill", "decode"):
-        raise section.wrong("phase", "prefill or decode")
+    if point.phase not in ("prefill", "decode", "generate"):
+        raise section.wrong("phase", "prefill, decode or generate")
+    if point.phase == "generate" and not (point.output_len and point.tokens_per_s):
+        raise section.wrong("output_len", "a number of new tokens, and tokens_per_s, for the phase generate")
+    if point.phase != "generate" and point.latency_ms is None and not point.why_not:
+        raise section.wrong("latency_ms", "a time, or why_not")
     section.done()
     return point
+
+
+def _optional(section: Section, key: str) -> float | None:
+    return section.number(key, low=TINY) if key in section.keys() else None
 
 
 def _check_references(entry: DeviceEntry, file: str) -> None:
@@ -202,6 +229,12 @@ def _check_references(entry: DeviceEntry, file: str) -> None:
             f"{file}: power.idle_w + power.floor_w = {entry.idle_w + entry.floor_w:g} W is not below power.cap_w = "
             f"{entry.cap_w:g} W; expected room for the work itself."
         )
+    for name, variant in entry.variants.items():
+        for rate in variant.peak_tflops:
+            if rate not in entry.rates:
+                raise DeviceFileError(
+                    f"{file}: variants.{name}.peak_tflops.{rate} is not among the rates; {nearest(rate, entry.rates)}"
+                )
     for point in entry.published:
         if point.runtime not in entry.runtimes or (point.variant is not None and point.variant not in entry.variants):
             raise DeviceFileError(

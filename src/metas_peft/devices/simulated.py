@@ -25,9 +25,9 @@ import numpy as np
 
 from metas_peft.core.errors import MeasurementError
 from metas_peft.core.records import BackboneShape, Cost, DeviceSpec, Origin, ProfileRecord, Workload
-from metas_peft.core.units import BYTES_PER_GB, FLOPS_PER_TFLOPS, J_PER_PJ, MS_PER_S, S_PER_MS, S_PER_US
+from metas_peft.core.units import BITS_PER_BYTE, BYTES_PER_GB, FLOPS_PER_TFLOPS, J_PER_PJ, MS_PER_S, S_PER_MS, S_PER_US
 from metas_peft.costs import Counts, kernels, layer_ops, outer_op, paper_cost
-from metas_peft.costs.paper import OUTER_KERNELS
+from metas_peft.costs.paper import OUTER_KERNELS, act_value_bytes
 from metas_peft.devices.base import Device, Ledger, Purpose, Specimen, by_shape, make_record, stacked_papers
 from metas_peft.devices.entry import SCORE_WRITING_STYLES, STYLE_KERNELS, DeviceEntry, Runtime
 from metas_peft.devices.noise import PASSES_PER_RUN, repeat_factors, repeat_noise, seed_of, sensor_bias
@@ -124,7 +124,8 @@ def _work(
         return np.concatenate([getattr(op, field) for op in ops], axis=-1)
 
     stored = runtime.stored_bits.get(workload.param_bits, float(workload.param_bits)) / workload.param_bits
-    flops, kv_bytes = column("flops"), column("kv_bytes")
+    kv_share = 1.0 if runtime.kv_bits is None else runtime.kv_bits / BITS_PER_BYTE / act_value_bytes(workload)
+    flops, kv_bytes = column("flops"), column("kv_bytes") * kv_share
     act_bytes = column("act_bytes") + (column("score_bytes") if runtime.style in SCORE_WRITING_STYLES else 0.0)
     moved = column("weight_bytes") * stored + act_bytes + kv_bytes
     factor = {"attention": runtime.attention_efficiency_factor}
