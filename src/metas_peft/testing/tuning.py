@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from metas_peft.backbones import shape_of
+from metas_peft.backbones.load import without_dropout
 from metas_peft.core.protocols import CostModel
 from metas_peft.core.records import BackboneShape, Cost, Subnet, Workload
 from metas_peft.costs import Counts, paper_cost
@@ -65,6 +66,7 @@ def tiny_context(
     granularities: Sequence[str] = ("layer", "head", "ffn_block"),
     operating_points: Sequence[float] = (0.8, 0.5, 0.3),
     target_samples: int = 20,
+    texts: int = 48,
     seed: int = 0,
     **changes: Any,
 ) -> TuningContext:
@@ -79,6 +81,7 @@ def tiny_context(
         granularities: What `front=gates` gates.
         operating_points: Fractions of the dense FLOPs.
         target_samples: How many subnets a rival measures.
+        texts: Training texts.
         seed: Seed of everything.
         **changes: Loop settings that differ from `tiny_loop_settings`, or sizes of the model under `sizes`.
     """
@@ -88,13 +91,14 @@ def tiny_context(
         shape = shape_of(adapted)
     else:
         adapted, shape = tiny_adapted(family, seed=seed, **sizes)
+    without_dropout(adapted)
     model = cost_model if cost_model is not None else tiny_cost_model(shape)
 
     def fit_on_target(subnets: Sequence[Subnet]) -> CostModel:
         return model
 
     return TuningContext(
-        adapted=adapted, shape=shape, data=tiny_texts(seed=seed), collator=Collator(pad_token_id=0),
+        adapted=adapted, shape=shape, data=tiny_texts(texts, seed), collator=Collator(pad_token_id=0),
         settings=tiny_loop_settings(seed=seed, **changes), schedule=Schedule(path_steps, joint_steps),
         distillation=Distillation(), gates=GateSettings(tuple(granularities), 2 / 3, 1e-3, 0.2),
         workload=TINY_WORKLOAD, weights=Cost(1.0, 1.0, 1.0), cost_model=model, fit_on_target=fit_on_target,

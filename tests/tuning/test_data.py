@@ -1,0 +1,47 @@
+"""Texts as tensors."""
+
+import numpy as np
+import torch
+
+from metas_peft.testing.tiny import tiny_model
+from metas_peft.testing.tuning import tiny_texts
+from metas_peft.tuning.data import Collator, EncodedTexts, batches_by_length, predict
+
+
+def test_collator_pads_on_the_right_and_masks_the_padding():
+    data = EncodedTexts([[5, 6, 7], [8]], [1, 0])
+    batch = Collator(pad_token_id=3)([data[0], data[1]])
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 3, 3]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert (batch["labels"].tolist(), batch["index"].tolist()) == ([1, 0], [0, 1])
+    assert Collator(3, length=5)([data[1]])["input_ids"].shape == (1, 5)
+
+
+def test_choice_of_texts_is_seeded_ordered_and_keeps_labels():
+    data = tiny_texts(50)
+    chosen, again = data.choose(10, seed=2), data.choose(10, seed=2)
+    assert (chosen.ids, chosen.labels) == (again.ids, again.labels)
+    assert len(chosen) == 10
+    places = [data.ids.index(ids) for ids in chosen.ids]
+    assert places == sorted(set(places))
+    assert [data.labels[p] for p in places] == chosen.labels
+    assert len(data.choose(500, seed=0)) == 50
+
+
+def test_predictions_come_in_the_order_of_the_texts():
+    data, model = tiny_texts(70), tiny_model("bert")
+    logits = predict(model, data, Collator(0), batch_size=16)
+    for index in (0, 13, 69):
+        ids = torch.tensor([data.ids[index]])
+        with torch.no_grad():
+            alone = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+        assert torch.allclose(logits[index], alone, atol=1e-5)
+
+
+def test_batches_by_length_hold_every_text_once_and_little_padding():
+    data = tiny_texts(70)
+    batches = list(batches_by_length(data, Collator(0), 16))
+    assert sorted(i for b in batches for i in b["index"].tolist()) == list(range(70))
+    padding = sum(int((b["attention_mask"] == 0).sum()) for b in batches)
+    assert padding < 0.25 * sum(map(len, data.ids))
+    assert np.all(np.diff([b["input_ids"].shape[1] for b in batches]) >= 0)

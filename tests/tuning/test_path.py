@@ -1,0 +1,265 @@
+"""The path from the whole model down: who goes first, and that members lie inside one another."""
+
+import numpy as np
+import pytest
+import torch
+
+from metas_peft.backbones import nested
+from metas_peft.core.records import Cost, Subnet
+from metas_peft.testing.tiny import tiny_adapted
+from metas_peft.testing.tuning import TINY_WORKLOAD, tiny_context, tiny_cost_model
+from metas_peft.tuning.path import SAVE_EVERY, JointObjective, PathObjective, largest_within
+from metas_peft.tuning.pricing import Price, flops_fraction
+
+FAMILIES = ("bert", "llama", "gemma3")
+
+
+class Told:
+    """A price whose marginals are given per layer."""
+
+    def __init__(self, per_head, per_block):
+        self.answer = np.array(per_head, dtype=float), np.array(per_block, dtype=float)
+
+    def marginal(self, heads, blocks):
+        return self.answer
+
+
+class Slopes:
+    """A loss whose slope in every gate of a view is given: head and block scores per layer and unit."""
+
+    def __init__(self, view, head, block):
+        self.slopes, self.gates = (head, block), ()
+        set_gates = view.set_gates
+
+        def note(heads, blocks):
+            self.gates = heads, blocks
+            set_gates(heads, blocks)
+
+        view.set_gates = note
+
+    def loss(self, model, batch):
+        total = torch.zeros(())
+        for gates, rows in zip(self.gates, self.slopes, strict=True):
+            for gate, row in zip(gates, rows, strict=True):
+                total = total + (gate * torch.tensor(row[: len(gate)], dtype=gate.dtype)).sum()
+        return total
+
+
+def first_removed(price, head, block, family="bert"):
+    """(kind, layer) of the unit that goes first when the slopes of the loss are given."""
+    adapted, shape = tiny_adapted(family)
+    with nested(adapted.get_base_model(), shape) as view:
+        objective = PathObjective(view, Slopes(view, head, block), price, TINY_WORKLOAD, end=0.5)
+        objective.loss(None, {}).backward()
+        objective.after_step(1, 100)  # scores only: before the first removal
+        assert objective.current == Subnet.dense(shape)
+        objective._remove_one()
+        kept = objective.current
+    changed = [("head", i) for i, p in enumerate(kept.layers) if len(p.heads) < shape.n_kv_heads]
+    changed += [("ffn_block", i) for i, p in enumerate(kept.layers) if len(p.ffn_blocks) < shape.ffn_blocks]
+    assert len(changed) == 1
+    return changed[0]
+
+
+def slopes(units, low=None):
+    """Slope 1 everywhere, `low[layer]` in a layer's last two units."""
+    rows = np.ones((3, units))
+    for layer, value in (low or {}).items():
+        rows[layer, -2:] = value
+    return rows.tolist()
+
+
+EVEN = Told([1, 1, 1], [1, 1, 1])
+
+
+@pytest.mark.parametrize("layer", range(3))
+def test_least_important_head_goes_first_at_equal_prices(layer):
+    assert first_removed(EVEN, slopes(4, {layer: 0.1}), slopes(12)) == ("head", layer)
+
+
+@pytest.mark.parametrize("layer", range(3))
+def test_least_important_block_goes_first_at_equal_prices(layer):
+    assert first_removed(EVEN, slopes(4), slopes(12, {layer: 0.1})) == ("ffn_block", layer)
+
+
+def test_unit_with_the_least_importance_per_price_goes_first():
+    # Importance is the squared slope: 0.25 at price 1 against 1 at price 5 (0.2 each) and 1 at price 3.
+    head, block = slopes(4, {0: 0.5}), slopes(12)
+    assert first_removed(Told([1, 1, 1], [1, 1, 1]), head, block) == ("head", 0)
+    assert first_removed(Told([1, 5, 1], [1, 1, 1]), head, block) == ("head", 1)
+    assert first_removed(Told([1, 1, 1], [1, 1, 5]), head, block) == ("ffn_block", 2)
+    assert first_removed(Told([1, 3, 1], [1, 1, 3]), head, block) == ("head", 0)
+
+
+def test_importance_is_squared_so_that_its_sign_does_not_matter():
+    assert first_removed(EVEN, slopes(4, {1: -0.5, 2: 0.6}), slopes(12, {0: -2.0})) == ("head", 1)
+
+
+def walk(cost_model=None, weights=None, steps=16, end=0.3, seed=0, family="bert"):
+    """A path through a tiny model that teaches itself."""
+    context = tiny_context(family, seed=seed, operating_points=(0.8, end))
+    context.reset()
+    shape = context.shape
+    price = Price.on(cost_model or context.cost_model, weights or context.weights, shape)
+    with nested(context.network, shape) as view:
+        objective = PathObjective(view, context.distilled(), price, context.workload, end=end)
+        context.fit(objective, steps, "path", offset=1)
+    return objective, shape
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("end", [0.5, 0.2])
+def test_path_is_nested_falls_and_ends_where_it_should(family, end):
+    objective, shape = walk(family=family, end=end)
+    path = objective.path
+    fractions = [flops_fraction(s, shape, TINY_WORKLOAD) for s in path]
+    assert path[0] == Subnet.dense(shape)
+    assert len(path) > 8
+    for before, after in zip(path, path[1:], strict=False):
+        for outer, inner in zip(before.layers, after.layers, strict=True):
+            assert set(inner.heads) <= set(outer.heads)
+            assert set(inner.ffn_blocks) <= set(outer.ffn_blocks)
+            assert inner.attention == bool(inner.heads)
+            assert inner.ffn == bool(inner.ffn_blocks)
+    assert all(a - b >= SAVE_EVERY for a, b in zip(fractions[:-2], fractions[1:-1], strict=True))
+    assert fractions == sorted(fractions, reverse=True)
+    # The last unit may be large, but the one before it was still above the end.
+    assert fractions[-1] <= end < fractions[-2]
+    assert objective.current == path[-1]
+
+
+@pytest.mark.parametrize("steps", [1, 5, 10, 11])
+def test_short_path_reaches_its_end(steps):
+    objective, shape = walk(steps=steps)
+    assert flops_fraction(objective.path[-1], shape, TINY_WORKLOAD) <= 0.3
+
+
+def test_path_that_cannot_end_keeps_one_unit():
+    objective, shape = walk(end=1e-6, steps=12)
+    last = objective.current
+    assert last.kept_heads + last.kept_ffn_blocks == 1
+    assert flops_fraction(last, shape, TINY_WORKLOAD) > 0
+
+
+def test_same_seed_walks_the_same_path_and_another_does_not():
+    path = walk()[0].path
+    assert walk()[0].path == path
+    assert walk(seed=1)[0].path != path
+
+
+def test_device_on_which_heads_are_dear_loses_more_heads():
+    def dear(per_head, per_neuron):
+        def cost(counts):
+            total = per_head * counts.heads.sum(-1) + per_neuron * counts.neurons.sum(-1)
+            return Cost(total, total, total)
+
+        return cost
+
+    kept = {}
+    for name, model in (("heads", dear(50.0, 0.1)), ("neurons", dear(0.1, 50.0))):
+        subnet = walk(model, end=0.6)[0].current
+        kept[name] = (subnet.kept_heads, subnet.kept_ffn_blocks)
+    assert kept["heads"][0] < kept["neurons"][0]
+    assert kept["heads"][1] > kept["neurons"][1]
+
+
+def test_preference_changes_the_path():
+    adapted, shape = tiny_adapted("bert")
+    model = tiny_cost_model(shape, per_kernel=3e4)
+    by_latency = walk(model, Cost(0.0, 1.0, 0.0))[0].path
+    by_power = walk(model, Cost(0.0, 0.0, 1.0))[0].path
+    assert by_latency != by_power
+
+
+def test_gates_of_the_path_are_gone_afterwards():
+    adapted, shape = tiny_adapted("bert")
+    network = adapted.get_base_model()
+    names = [n for n, _ in network.named_modules()]
+    with nested(network, shape) as view:
+        PathObjective(view, Slopes(view, [], []), EVEN, TINY_WORKLOAD, end=0.5)
+    assert [n for n, _ in network.named_modules()] == names
+
+
+def test_largest_within_takes_the_largest_that_fits_and_else_the_smallest():
+    shape = tiny_adapted("bert")[1]
+    path = [Subnet.prefix([h] * 3, [b] * 3) for h, b in ((4, 12), (3, 9), (2, 6), (1, 3))]
+    sizes = [flops_fraction(s, shape, TINY_WORKLOAD) for s in path]
+    for subnet, size in zip(path, sizes, strict=True):
+        assert largest_within(path, size, shape, TINY_WORKLOAD) == subnet
+        assert largest_within(path, size + 0.01, shape, TINY_WORKLOAD) == subnet
+    assert largest_within(path, sizes[-1] / 2, shape, TINY_WORKLOAD) == path[-1]
+
+
+# ---- joint training
+
+
+class Visits:
+    """Notes the subnet that was active when the loss was asked for; its loss is the number of the visit."""
+
+    def __init__(self, view):
+        self.seen, self.view = [], view
+        activate = view.activate
+        view.activate = lambda subnet: (setattr(self, "active", subnet), activate(subnet))[1]
+
+    def loss(self, model, batch):
+        self.seen.append(self.active)
+        return torch.tensor(float(len(self.seen)), requires_grad=True)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6, 7])
+def test_joint_training_takes_one_member_of_each_half_and_reaches_all(count):
+    adapted, shape = tiny_adapted("bert")
+    members = [Subnet.prefix([4, 4, 4], [12 - i] * 3) for i in range(count)]
+    with nested(adapted.get_base_model(), shape) as view:
+        visits = Visits(view)
+        objective = JointObjective(view, visits, members, members, seed=0)
+        for _ in range(60):
+            objective.loss(None, {})
+    middle = max(1, count // 2)
+    upper, lower = members[:middle], members[middle:]
+    assert set(visits.seen) == set(members)
+    if not lower:
+        assert len(visits.seen) == 60
+        return
+    assert len(visits.seen) == 120
+    assert all(s in upper for s in visits.seen[0::2])
+    assert all(s in lower for s in visits.seen[1::2])
+
+
+def test_joint_training_draws_what_ships_in_half_of_its_draws():
+    adapted, shape = tiny_adapted("bert")
+    members = [Subnet.prefix([4, 4, 4], [12 - i] * 3) for i in range(12)]
+    shipped = [members[0], members[3], members[11]]
+    with nested(adapted.get_base_model(), shape) as view:
+        visits = Visits(view)
+        objective = JointObjective(view, visits, members, shipped, seed=0)
+        for _ in range(600):
+            objective.loss(None, {})
+    # Half of the draws are of the shipped ones alone, the other half of all six of a half of the members.
+    share = [sum(s in shipped for s in visits.seen[half::2]) / 600 for half in (0, 1)]
+    assert share == pytest.approx([0.5 + 0.5 * 2 / 6, 0.5 + 0.5 * 1 / 6], abs=0.07)
+    assert set(visits.seen) == set(members)
+
+
+def test_joint_loss_is_the_mean_of_the_two_halves():
+    adapted, shape = tiny_adapted("bert")
+    members = [Subnet.prefix([4, 4, 4], [12 - i] * 3) for i in range(4)]
+    with nested(adapted.get_base_model(), shape) as view:
+        objective = JointObjective(view, Visits(view), members, members, seed=0)
+        assert [float(objective.loss(None, {}).detach()) for _ in range(3)] == [1.5, 3.5, 5.5]
+
+
+def test_joint_training_follows_its_seed():
+    adapted, shape = tiny_adapted("bert")
+    members = [Subnet.prefix([4, 4, 4], [12 - i] * 3) for i in range(6)]
+
+    def order(seed):
+        with nested(adapted.get_base_model(), shape) as view:
+            visits = Visits(view)
+            objective = JointObjective(view, visits, members, members, seed)
+            for _ in range(10):
+                objective.loss(None, {})
+        return visits.seen
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
