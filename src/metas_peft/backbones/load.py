@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import torch
 import transformers
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from metas_peft.backbones.catalogue import BACKBONES, BackboneEntry
@@ -58,7 +59,7 @@ def load_backbone(
 
     Raises:
         UnknownNameError: No folder, catalogue entry or hub id is spelled so.
-        BackboneUnavailableError: The weights are neither here nor reachable.
+        BackboneUnavailableError: The weights are neither here nor reachable, or do not fit.
         UnsupportedBackboneError: The family is not known.
     """
     location, source = locate_backbone(name, weights)
@@ -75,9 +76,15 @@ def load_backbone(
             model = transformers.AutoModelForSequenceClassification.from_config(config)
             source = "random initialisation"
         else:
-            model = transformers.AutoModelForSequenceClassification.from_pretrained(
-                location, dtype=torch.float32, local_files_only=not hub_is_reachable(), **options
-            )
+            try:
+                model = transformers.AutoModelForSequenceClassification.from_pretrained(
+                    location, dtype=torch.float32, local_files_only=not hub_is_reachable(), **options
+                )
+            except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+                raise BackboneUnavailableError(
+                    f"{name} cannot be loaded for {n_labels} classes ({str(error).splitlines()[0]}). It must be a "
+                    "transformers model with config.json and weights; a stored task head must have as many classes."
+                ) from error
     Layout(model)  # refuses an unknown family before anything is trained
     without_dropout(model)
     tokenizer = _tokenizer(location, weights, texts, model.config.vocab_size)

@@ -1,0 +1,109 @@
+"""LoRA through PEFT: what is trained, what merging gives, what goes to disk."""
+
+import json
+
+import peft
+import pytest
+import torch
+
+from metas_peft.backbones import Layout, add_lora
+from metas_peft.backbones.adapter_files import save_adapter
+from metas_peft.backbones.adapters import inverse, merged_weight, reorder
+from metas_peft.core.errors import UnknownNameError
+from metas_peft.testing.tiny import TINY_CONFIGS, randomise_lora, tiny_adapted, tiny_batch, tiny_model
+
+FAMILIES = ("bert", "roberta", "llama")
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(**tiny_batch()).logits
+
+
+def lora_of(model, targets="all-linear", **settings):
+    return add_lora(model, targets, **{"rank": 3, "alpha": 6.0, "dropout": 0.0, "seed": 1, **settings})
+
+
+def test_families_are_known():
+    assert set(FAMILIES) <= set(TINY_CONFIGS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_adapters_and_the_head_are_trained(family):
+    adapted, sites = lora_of(tiny_model(family))
+    trained = [n for n, p in adapted.named_parameters() if p.requires_grad]
+    heads = ("classifier", "pooler", "score")
+    assert all("lora_" in n or any(h in n and "modules_to_save" in n for h in heads) for n in trained)
+    assert sum("lora_A" in n for n in trained) == sum("lora_B" in n for n in trained) == 3 * len(sites)
+    assert any("modules_to_save" in n for n in trained)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fresh_adapter_changes_nothing(family):
+    model = tiny_model(family)
+    before = logits(model)
+    assert torch.allclose(logits(lora_of(model)[0].eval()), before, atol=1e-6)
+
+
+@pytest.mark.parametrize(("targets", "names"), [
+    (["q_proj", "v_proj"], ("q", "v")), (["query", "attention.output.dense"], ("q", "o")),
+    ("all-linear", ("q", "k", "v", "o", "up", "down")), (["down_proj", "q"], ("q", "down")),
+])  # fmt: skip
+def test_targets_may_be_spelled_in_any_familys_way(targets, names):
+    adapted, sites = lora_of(tiny_model("bert"), targets)
+    assert tuple(s.name for s in sites) == names
+    layout = Layout(adapted.get_base_model())
+    carrying = [s for s in ("q", "k", "v", "o", "up", "down")
+                if hasattr(layout.projection(layout.layers[1], s), "lora_A")]  # fmt: skip
+    assert tuple(carrying) == names
+
+
+def test_unknown_target_names_the_nearest():
+    with pytest.raises(UnknownNameError, match="'q_prof'.*did you mean"):
+        lora_of(tiny_model("bert"), ["q_prof"])
+
+
+def test_initial_adapter_follows_its_seed_alone():
+    def a_map(seed, state):
+        torch.manual_seed(state)
+        adapted, _ = lora_of(tiny_model("bert"), seed=seed)
+        return next(p for n, p in adapted.named_parameters() if "lora_A" in n)
+
+    assert torch.equal(a_map(1, 0), a_map(1, 5))
+    assert not torch.equal(a_map(1, 0), a_map(2, 0))
+
+
+@pytest.mark.parametrize("ranks", [None, (), (1,), (0, 2)])
+def test_merged_weight_is_the_base_plus_the_kept_ranks(ranks):
+    adapted, _ = lora_of(tiny_model("bert"), rank=3, alpha=12.0)
+    randomise_lora(adapted)
+    layout = Layout(adapted.get_base_model())
+    module = layout.projection(layout.layers[0], "up")
+    a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+    expected = module.base_layer.weight.clone()
+    for rank in range(3) if ranks is None else ranks:
+        expected += 4.0 * torch.outer(b[:, rank], a[rank])
+    assert torch.allclose(merged_weight(module, ranks), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapter_on_disk_fits_the_published_backbone(family, tmp_path):
+    """Whatever the order of heads and neurons in memory."""
+    adapted, shape = tiny_adapted(family)
+    network, expected = adapted.get_base_model(), logits(adapted)
+    generator = torch.Generator().manual_seed(3)
+    heads = torch.stack([torch.randperm(shape.n_kv_heads, generator=generator) for _ in range(3)])
+    neurons = torch.stack([torch.randperm(shape.ffn_size, generator=generator) for _ in range(3)])
+    reorder(network, shape, heads, neurons)
+    before = {n: p.clone() for n, p in adapted.named_parameters()}
+    save_adapter(adapted, shape, heads, neurons, tmp_path)
+    assert all(torch.equal(p, before[n]) for n, p in adapted.named_parameters())
+    plain = peft.PeftModel.from_pretrained(tiny_model(family), tmp_path).eval()
+    assert torch.equal(logits(plain), expected)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["peft_type"]) == (3, 6.0, "LORA")
+
+
+def test_inverse_undoes_an_order():
+    order = torch.tensor([[2, 0, 1], [1, 2, 0]])
+    assert torch.gather(order, -1, inverse(order)).tolist() == [[0, 1, 2], [0, 1, 2]]

@@ -1,0 +1,110 @@
+"""Backbones by name: from a folder, at random, and the sentence when there are none."""
+
+import shutil
+
+import pytest
+import torch
+
+from metas_peft.backbones import load, shape_of
+from metas_peft.backbones.load import load_backbone
+from metas_peft.core.errors import BackboneUnavailableError, UnknownNameError
+from metas_peft.costs import MINILM
+from metas_peft.testing.tiny import save_tiny_backbone
+from metas_peft.tuning.data import Collator, EncodedTexts
+
+TEXTS = ["a plain film", "not a good film at all", "good", "a film that is good but not plain"]
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch):
+    monkeypatch.setattr(load, "hub_is_reachable", lambda: False)
+    monkeypatch.setattr(load, "_is_cached", lambda hub_id: False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny_backbone(tmp_path_factory.mktemp("bert"), TEXTS, hidden_dropout_prob=0.3)
+
+
+def logits(loaded, texts, length=None):
+    data = EncodedTexts.encode(loaded.tokenizer, texts, [0] * len(texts), 16)
+    batch = Collator(loaded.tokenizer.pad_token_id, length)([data[i] for i in range(len(data))])
+    with torch.no_grad():
+        return loaded.model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+
+
+def test_folder_is_loaded_in_float32_without_dropout(folder):
+    loaded = load_backbone(str(folder), n_labels=2)
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
+    assert not any(m.p for m in loaded.model.modules() if isinstance(m, torch.nn.Dropout))
+    assert loaded.source == f"folder {folder.name}"
+
+
+def test_new_head_follows_its_seed_alone(folder, tmp_path):
+    headless = tmp_path / "headless"
+    loaded = load_backbone(str(folder), n_labels=2)
+    loaded.model.base_model.save_pretrained(headless)
+    loaded.tokenizer.save_pretrained(headless)
+
+    def head(seed, state):
+        torch.manual_seed(state)
+        return load_backbone(str(headless), n_labels=4, seed=seed).model.classifier.weight
+
+    assert torch.equal(head(1, 0), head(1, 7))
+    assert not torch.equal(head(1, 0), head(2, 0))
+
+
+def test_stored_head_of_another_task_is_refused_and_not_drawn_anew(folder):
+    with pytest.raises(BackboneUnavailableError, match="for 3 classes .*as many classes"):
+        load_backbone(str(folder), n_labels=3)
+
+
+def test_folder_without_a_model_is_refused_in_a_sentence(tmp_path):
+    with pytest.raises(BackboneUnavailableError, match="config.json"):
+        load_backbone(str(tmp_path), n_labels=2)
+
+
+def test_damaged_weights_are_refused_in_a_sentence(folder, tmp_path):
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    weights = (damaged / "model.safetensors").read_bytes()
+    (damaged / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(BackboneUnavailableError, match="cannot be loaded"):
+        load_backbone(str(damaged), n_labels=2)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "llama"])
+def test_answer_to_a_text_does_not_depend_on_its_batch(family, tmp_path):
+    sizes = {"max_position_embeddings": 64}
+    if family == "llama":
+        sizes["pad_token_id"] = 1  # another id than the tokeniser's: what the head finds the end of a text by
+    folder = save_tiny_backbone(tmp_path / family, TEXTS, family, **sizes)
+    loaded = load_backbone(str(folder), n_labels=2)
+    together = logits(loaded, TEXTS, length=16)
+    for row, text in enumerate(TEXTS):
+        assert torch.allclose(together[row], logits(loaded, [text])[0], atol=1e-5)
+
+
+def test_random_weights_have_the_real_architecture_and_a_word_tokeniser():
+    loaded = load_backbone("minilm", n_labels=2, weights="random", texts=TEXTS)
+    shape = shape_of(loaded.model, (), MINILM.model_id)
+    assert shape == MINILM
+    assert loaded.source == "random initialisation"
+    assert loaded.tokenizer.tokenize("a good film") == ["a", "good", "film"]
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("Llama-2-7B", ["meta-llama/Llama-2-7b-hf", "licence", "pucpr-br/Clinical-BR-LlaMA-2-7B", "model.weights=random"]),
+    ("roberta-base", ["FacebookAI/roberta-base", "hub", "model.weights=random"]),
+    ("somebody/their-model", ["somebody/their-model", "hub"]),
+])  # fmt: skip
+def test_missing_weights_are_explained_in_one_paragraph(name, words):
+    with pytest.raises(BackboneUnavailableError) as error:
+        load_backbone(name, n_labels=2)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_typo_in_a_backbone_names_the_nearest():
+    with pytest.raises(UnknownNameError, match="'minilmm'.*did you mean 'minilm'"):
+        load_backbone("minilmm", n_labels=2)
