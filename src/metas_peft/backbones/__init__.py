@@ -12,6 +12,7 @@ _WHERE: dict[str, str] = {
     "NestedModel": "views",
     "add_lora": "adapters",
     "compact": "compaction",
+    "load_adapter": "adapter_files",
     "nested": "views",
     "reorder": "adapters",
     "save_adapter": "adapter_files",

@@ -8,6 +8,7 @@ from torch import nn
 
 from metas_peft.backbones.family import get, put
 from metas_peft.backbones.layout import Layout
+from metas_peft.backbones.lora_config import Adapted, lora_config
 from metas_peft.backbones.parts import ADAPTER, base_of, is_adapted, lora_maps, map_axes, rows_of, sizes_of
 from metas_peft.core.records import AdapterSite, BackboneShape
 from metas_peft.costs.paper import site_ends
@@ -46,18 +47,17 @@ def add_lora(
     Returns:
         The PEFT model and its adapter sites, in the layout's order.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     layout = Layout(model)
     names = layout.resolve_sites(targets)
     sites = tuple(adapter_site(layout, name, rank) for name in names)
-    config = LoraConfig(
+    paths = [f"{layout.stack_path}.{i}.{layout.path_of(x, n)}" for i, x in enumerate(layout.layers) for n in names]
+    config = lora_config(
+        dict.fromkeys(paths, Adapted(rank, alpha / rank)),
         task_type=task_type(model),
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=layout.target_pattern(names),
-        modules_to_save=layout.head_modules() or None,
+        dropout=dropout,
+        modules_to_save=layout.head_modules(),
         fan_in_fan_out=any(map_axes(layout.base(layout.layers[0], s), "out")[0] == ("weight", 1) for s in names),
     )
     with torch.random.fork_rng(devices=[]):

@@ -40,6 +40,7 @@ def compact(model: Any, shape: BackboneShape, subnet: Subnet, *, merge: bool = T
     check_fit(shape, subnet)
     smaller = copy.deepcopy(model)
     plain_heads(smaller)
+    vars(smaller).pop("peft_config", None)  # PEFT's mark on a model that it has been at
     _settle_adapters(smaller, shape, subnet, merge)
     cut(smaller, shape, subnet)
     smaller.requires_grad_(False)
@@ -56,20 +57,14 @@ def _settle_adapters(model: Any, shape: BackboneShape, subnet: Subnet, merge: bo
             if not is_adapted(module):
                 continue
             ranks = None if plan.ranks is None or site not in index else plan.ranks[index[site]]
-            if not (plan.ffn_blocks if site in FFN_SITES else plan.heads) and _leads_back(layout, layer, site):
-                ranks = ()  # a map without inputs has no use for an adapter
+            if not (plan.ffn_blocks if site in FFN_SITES else plan.heads):
+                ranks = ()  # maps from or to nothing have no use for an adapter
             if merge or ranks == ():
                 base = base_of(module)
                 base.weight = nn.Parameter(merged_weight(module, ranks))
                 put(layer, layout.path_of(layer, site), base)
             elif ranks is not None:
                 _keep_ranks(module, torch.tensor(ranks, dtype=torch.long))
-
-
-def _leads_back(layout: Layout, layer: nn.Module, site: str) -> bool:
-    path = layout.path_of(layer, site)
-    parts = (*layout.attention(layer).parts, *layout.ffn(layer).parts)
-    return any(part.path == path and part.side == "in" for part in parts)
 
 
 def _keep_ranks(module: Any, ranks: torch.Tensor) -> None:

@@ -1,7 +1,6 @@
 """A family's table bound to a model: its layers, what their units are, and where adapters can sit."""
 
 import math
-import re
 from functools import cached_property
 from typing import Any
 
@@ -127,11 +126,6 @@ class Layout:
                 )
             wanted.append(spelled[name])
         return tuple(site for site in self.sites if site in wanted)
-
-    def target_pattern(self, sites: tuple[str, ...]) -> str:
-        """Anchored regular expression that matches these projections and nothing else."""
-        paths = {self.path_of(layer, site) for layer in self.layers for site in sites}
-        return rf"{re.escape(self.stack_path)}\.\d+\.({'|'.join(re.escape(p) for p in sorted(paths))})"
 
     def head_modules(self) -> list[str]:
         """Names of the modules after the last layer that are trained and saved whole."""
