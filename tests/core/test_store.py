@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 import subprocess
 import sys
@@ -264,3 +265,9 @@ def test_two_processes_that_write_at_once_lose_nothing(tmp_path):
 def test_importing_the_store_needs_no_parquet_library():
     code = "import sys, metas_peft.core.store; sys.exit('pyarrow' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_record_survives_json():
+    """Runs keep their records as JSON between stages."""
+    whole = record(conditions=Conditions(anchor_key="abc"), trials=(Trial(0, 12.0, 11.0, "pre-empted"),))
+    assert ProfileRecord.from_row(json.loads(json.dumps(whole.as_row(), allow_nan=False))) == whole

@@ -12,6 +12,7 @@ contradicted when the processor time shows otherwise.
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -208,7 +209,7 @@ class LocalDevice(Device):
             mean_power_w=figures.mean_power_w,
             idle_power_w=figures.idle_power_w,
             energy_above_idle_j=figures.energy_above_idle_j,
-            cpu_time_ms=cpu_ms,
+            cpu_time_ms=cpu_ms if math.isfinite(cpu_ms) else None,  # a clock may not count it
             sampling_period_ms=figures.sampling_period_ms,
             known_to_pct=100.0 * timing.known_to,
             n_invalid=timing.n_invalid,
