@@ -52,10 +52,10 @@ class Setting:
 
 
 def settings() -> list[Setting]:
-    """All of them; runtime and threads change last, because they need new models."""
+    """All of them; threads and runtime change least often, because they need new models."""
     return [
         Setting(runtime, threads, Workload(batch_size=batch, seq_len=length, param_bits=bits))
-        for (runtime, bits), threads, length, batch in itertools.product(FORMATS, THREADS, LENGTHS, BATCHES)
+        for threads, (runtime, bits), length, batch in itertools.product(THREADS, FORMATS, LENGTHS, BATCHES)
     ]
 
 
