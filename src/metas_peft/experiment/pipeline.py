@@ -5,6 +5,7 @@ import dataclasses
 import importlib.metadata
 import logging
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from metas_peft.conf import METHODS as METHOD_TABLE
 from metas_peft.conf import CostTerm, RunConfig, dump, to_dict, writable_or
 from metas_peft.conf.notices import device_id, notices
 from metas_peft.control.features import self_information
-from metas_peft.core.errors import CalibrationError
+from metas_peft.core.errors import CalibrationError, CheckpointError
 from metas_peft.core.files import write_json, write_text
 from metas_peft.core.protocols import CostModel
 from metas_peft.core.records import ProfileRecord, Subnet
@@ -321,8 +322,13 @@ class _Experiment:
             return {}
 
         self.stages.run("evaluate", compute)
-        with np.load(path) as stored:
-            return {name: stored[name] for name in stored.files}
+        try:
+            with np.load(path) as stored:
+                return {name: stored[name] for name in (DENSE, *fronts)}
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise CheckpointError(
+                f"{path} is absent or damaged ({error}). Delete the run's folder and start over."
+            ) from error
 
     def measure_all(self, target: str, dense: StoredMember, fronts: dict[str, MethodFront]) -> Measured:
         """Measure the dense model and every member of every front on a device."""

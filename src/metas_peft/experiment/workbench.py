@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from metas_peft.backbones import add_lora, compact, shape_of
 from metas_peft.backbones.load import LoadedBackbone, load_backbone, locate_backbone
 from metas_peft.backbones.store import load as load_compact
 from metas_peft.conf import METHODS, RunConfig
-from metas_peft.core.errors import RunFileError
+from metas_peft.core.errors import CheckpointError, RunFileError
 from metas_peft.core.files import replacing
 from metas_peft.core.records import BackboneShape, Cost, Subnet, Workload
 from metas_peft.tasks import TASKS, TaskData, TextExamples, load_task
@@ -196,11 +197,20 @@ class Workbench:
 
     @torch.no_grad()
     def load_trained(self, path: Path) -> None:
-        """Inverse of `save_trained`."""
-        state = load_file(path)
-        for name, parameter in self.adapted.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(state[name])
+        """Inverse of `save_trained`.
+
+        Raises:
+            CheckpointError: Absent, damaged, or of another model.
+        """
+        try:
+            state = load_file(path)
+            for name, parameter in self.adapted.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(state[name])
+        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{path} is absent or damaged ({error}). Delete the run's folder and start over."
+            ) from error
 
     # ---- passes to be measured
 
