@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from metas_peft.backbones.catalogue import BACKBONES, BackboneEntry
 from metas_peft.backbones.layout import Layout
-from metas_peft.core.errors import BackboneUnavailableError, UnknownNameError
+from metas_peft.core.errors import BackboneUnavailableError, UnknownNameError, UnsupportedBackboneError
 from metas_peft.core.hub import hub_is_reachable
 from metas_peft.core.units import BYTES_PER_GB
 
@@ -88,8 +88,7 @@ def load_backbone(
     Layout(model)  # refuses an unknown family before anything is trained
     without_dropout(model)
     tokenizer = _tokenizer(location, weights, texts, model.config.vocab_size)
-    # A decoder's head finds the end of a text by its padding, so that both must mean the same token.
-    model.config.pad_token_id = tokenizer.pad_token_id
+    model, tokenizer = with_padding(model, tokenizer)
     label = BACKBONES.resolve(name) if name in BACKBONES else name
     return LoadedBackbone(model, tokenizer, label, source)
 
@@ -105,6 +104,23 @@ def _check_memory(name: str, config: Any) -> None:
             f"{name} takes {needed_gb:.1f} GB in float32, this computer has {free_gb:.1f} GB of memory free. "
             "Use a machine with more memory, or a smaller backbone such as model.name=minilm."
         )
+
+
+def with_padding(model: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """A model and a tokeniser that agree on the token that fills up, in place.
+
+    A decoder's head finds the end of a text by its padding. A tokeniser without such a token pads with the one that
+    ends a text, or with any other special one: padding is masked, so that nothing but the head looks at it.
+
+    Raises:
+        UnsupportedBackboneError: The tokeniser has no special token at all.
+    """
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or next(iter(tokenizer.all_special_tokens), None)
+    if tokenizer.pad_token_id is None:
+        raise UnsupportedBackboneError("The tokeniser has no padding token. Set tokenizer.pad_token to one it knows.")
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
 
 
 def without_dropout(model: Any) -> Any:
@@ -197,10 +213,7 @@ def _config(name: str, location: str | None, n_labels: int) -> Any:
 
 def _tokenizer(location: str | None, weights: str, texts: Sequence[str], vocabulary: int) -> Any:
     if location is not None:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(location, local_files_only=not hub_is_reachable())
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        return tokenizer
+        return transformers.AutoTokenizer.from_pretrained(location, local_files_only=not hub_is_reachable())
     logger.warning("No tokeniser is at hand for these random weights: a word tokeniser is made from the training set.")
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     words = Tokenizer(models.WordLevel(unk_token="[UNK]"))

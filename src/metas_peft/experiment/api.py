@@ -1,5 +1,6 @@
 """The library's front door: your `transformers` model and your texts in, a measured front out."""
 
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,11 +10,11 @@ from typing import Any
 import torch
 
 from metas_peft.backbones import Layout
-from metas_peft.backbones.load import LoadedBackbone, without_dropout
+from metas_peft.backbones.load import LoadedBackbone, with_padding, without_dropout
 from metas_peft.backbones.store import load
 from metas_peft.conf.compose import load as load_config
 from metas_peft.conf.runfile import RunFile
-from metas_peft.core.errors import UnknownNameError, nearest
+from metas_peft.core.errors import CheckpointError, DatasetError, UnknownNameError, nearest
 from metas_peft.core.files import read_json
 from metas_peft.core.records import METRICS, Cost, Origin
 from metas_peft.core.registry import canonical
@@ -58,11 +59,17 @@ class Front:
 
     Args:
         run_dir: Folder of the run.
+
+    Raises:
+        CheckpointError: The folder holds no finished run.
     """
 
     def __init__(self, run_dir: str | Path) -> None:
         self.run_dir = Path(run_dir)
-        self.results: dict[str, Any] = read_json(self.run_dir / "results.json")
+        try:
+            self.results: dict[str, Any] = read_json(self.run_dir / "results.json")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.run_dir} holds no finished run ({error}). Tune first.") from error
         self._members = [_member(row, self.run_dir) for row in self.results["front"]]
 
     def __iter__(self) -> Iterator[FrontMember]:
@@ -104,12 +111,12 @@ def tune(
     """Fine-tune a `transformers` classifier for a device and cut the front of smaller models.
 
     Args:
-        model: `AutoModelForSequenceClassification` of a known family, on the CPU or the default accelerator.
+        model: `AutoModelForSequenceClassification` of a known family; a copy of it is trained.
         tokenizer: Its tokeniser.
         train: Texts and class numbers to train on.
         validation: Texts and class numbers to evaluate on; they choose nothing.
         device: Target by name or alias, `local`, or the path of a device file.
-        out: Folder of the run; an interrupted call goes on where it stopped.
+        out: Folder of the run; an interrupted call goes on where it stopped, with the same model, texts and settings.
         settings: Keys of a run file, as `key=value`, such as `training.num_epochs=3`.
 
     Returns:
@@ -128,10 +135,14 @@ def tune(
     request = DatasetRequest(
         train_limit=limits.train_limit, evaluation_limit=limits.evaluation_limit, seed=config.training.seed
     )
+    for label in (*train[1], *validation[1]):
+        if not 0 <= label < len(names):
+            raise DatasetError(f"A label is {label}; the model has {len(names)} classes, 0 to {len(names) - 1}.")
     data = assemble(
         task, names, TextExamples(tuple(train[0]), tuple(train[1])),
         TextExamples(tuple(validation[0]), tuple(validation[1])), request, origin="real", source="given in memory",
     )  # fmt: skip
-    loaded = LoadedBackbone(without_dropout(model), tokenizer, name, "given in memory")
+    model, tokenizer = with_padding(without_dropout(copy.deepcopy(model)), copy.deepcopy(tokenizer))
+    loaded = LoadedBackbone(model, tokenizer, name, "given in memory")
     run(config, out, bench=Workbench.assemble(config, data, task.score, loaded))
     return Front(out)

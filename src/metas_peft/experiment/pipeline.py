@@ -82,7 +82,9 @@ class _Experiment:
         self.notes = notices(config)
         for note in self.notes:
             logger.warning(note)
-        self.stages = Stages(run_dir, to_dict(config))
+        # What was given in memory no setting names, but a resumed run must not mix two models or two data sets.
+        given = {} if bench is None else {"in_memory": bench.digests()}
+        self.stages = Stages(run_dir, to_dict(config) | given)
         self.ledger = Ledger()
         self.ledger_rows: list[dict[str, Any]] = []
         self.record_rows: list[dict[str, Any]] = []

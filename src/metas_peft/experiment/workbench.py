@@ -14,11 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from metas_peft.backbones import add_lora, compact, shape_of
 from metas_peft.backbones.load import LoadedBackbone, load_backbone, locate_backbone
+from metas_peft.backbones.store import fingerprint
 from metas_peft.backbones.store import load as load_compact
 from metas_peft.conf import METHODS, RunConfig
 from metas_peft.core.errors import CheckpointError, RunFileError
 from metas_peft.core.files import replacing
 from metas_peft.core.records import BackboneShape, Cost, Subnet, Workload
+from metas_peft.experiment.stages import digest
 from metas_peft.tasks import TASKS, TaskData, TextExamples, load_task
 from metas_peft.tuning.context import GateSettings, Schedule
 from metas_peft.tuning.data import Collator, EncodedTexts
@@ -186,6 +188,14 @@ class Workbench:
         """lambda, mu, nu."""
         w = self.config.objective_weights
         return Cost(w.lambda_energy, w.mu_latency, w.nu_power)
+
+    def digests(self) -> dict[str, str]:
+        """Short digests of the untrained model and of the texts and labels, which tell them from others."""
+        parts = (self.task.train, self.task.holdout, self.task.validation)
+        return {
+            "model": fingerprint(dict(self.network.named_parameters()))[:10],
+            "data": digest([[part.texts, part.labels] for part in parts]),
+        }
 
     # ---- weights on disk
 
