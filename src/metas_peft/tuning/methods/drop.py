@@ -31,6 +31,10 @@ class DropTop(Method):
         shape = context.shape
         sizes = sorted({max(1, int(p * shape.n_layers + 1e-9)) for p in context.operating_points}, reverse=True)
         sizes = [size for size in sizes if size < shape.n_layers]
+        if not sizes:
+            context.reset()
+            note = "No operating point leaves out a whole layer: the dense model is the only member."
+            return TunedFront([context.cut("dense", Subnet.dense(shape))], notes=[note])
         steps = steps_of_equal_cost(context, [size / shape.n_layers for size in sizes])
         members = []
         for number, size in enumerate(sizes):
