@@ -30,7 +30,17 @@ from metas_peft.tuning.objectives import Distillation
 logger = logging.getLogger(__name__)
 
 SMALL_MACHINE_CORES = 4
+POSITION_TABLES = ("position_embeddings", "wpe")
 Score = Callable[[Sequence[int], Sequence[int]], dict[str, float]]
+
+
+def longest_sequence(model: Any) -> int | None:
+    """Tokens that a model with learnt absolute positions can read; None where positions are computed."""
+    for name, module in model.base_model.named_modules():
+        if name.rpartition(".")[2] in POSITION_TABLES and isinstance(module, torch.nn.Embedding):
+            # Families that number positions from behind the padding's lose the first places of the table.
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None
 
 
 def set_threads(wanted: int | None) -> int:
@@ -116,6 +126,10 @@ class Workbench:
         ):
             if wanted is not None and wanted != found:
                 raise RunFileError(f"{key} is {wanted}, but {model.name} has {found}. Correct it or leave it out.")
+        longest = longest_sequence(loaded.model)
+        for key, tokens in (("dataset.max_length", data.max_length), ("evaluation.seq_len", config.evaluation.seq_len)):
+            if tokens is not None and longest is not None and tokens > longest:
+                raise RunFileError(f"{key} is {tokens}, but {model.name} reads at most {longest} tokens. Lower it.")
         if METHODS[config.method].trains_all:
             adapted, network = loaded.model, loaded.model
             adapted.requires_grad_(True)
