@@ -1,6 +1,7 @@
 """The training loop: what a step minimises, in which order texts come, and how it ends badly."""
 
 import dataclasses
+import random
 
 import numpy as np
 import pytest
@@ -169,6 +170,22 @@ def test_same_seed_trains_to_the_same_bits_and_another_does_not():
     again, other = train(TaskObjective(), seed=4), train(TaskObjective(), seed=5)
     assert all(torch.equal(first[n], again[n]) for n in first)
     assert any(not torch.equal(first[n], other[n]) for n in first)
+
+
+def test_training_leaves_the_global_generators_alone():
+    def drawn():
+        return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002 - just these
+
+    def seed():
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002
+        torch.manual_seed(1)
+
+    seed()
+    expected = drawn()
+    seed()
+    train(TaskObjective(), steps=1)
+    assert drawn() == expected
 
 
 def test_training_lowers_the_loss():

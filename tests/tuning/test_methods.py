@@ -234,6 +234,13 @@ def test_alternate_layers_are_spread_over_the_depth(count, kept):
     assert METHODS["drop-alternate"]().kept(6, count) == kept
 
 
+def test_points_that_drop_no_layer_leave_the_dense_model():
+    context = tiny_context("bert", operating_points=(1.0,))
+    front = METHODS["drop-top"]().tune(context)
+    assert [m.subnet for m in front.members] == [Subnet.dense(context.shape)]
+    assert "No operating point leaves out a whole layer" in front.notes[0]
+
+
 def test_rivals_that_train_several_models_cost_as_much_as_one_front():
     context = tiny_context("bert", path_steps=200, joint_steps=300, operating_points=(0.8, 0.5, 0.26))
     # By hand: 200 steps at a mean of 0.26 + 0.74 / 2.5, 300 steps of two passes at 0.8 + 0.26 together.

@@ -1,7 +1,9 @@
 """One training loop for every method: `transformers.Trainer`, told what to minimise by an `Objective`."""
 
+import contextlib
 import logging
 import math
+import random
 import sys
 import tempfile
 import time
@@ -179,6 +181,18 @@ def _schedule(settings: LoopSettings) -> dict[str, Any]:
     return {"lr_scheduler_type": settings.scheduler}
 
 
+@contextlib.contextmanager
+def _own_randomness() -> Iterator[None]:
+    """The Trainer seeds the global generators (dropout draws from one): afterwards they go on as if it had not."""
+    python, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002 - theirs, not ours
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(arrays)  # noqa: NPY002
+
+
 def fit(
     model: Any,
     data: EncodedTexts,
@@ -211,7 +225,7 @@ def fit(
         TrainingDivergedError: The loss became NaN or infinite.
     """
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="metas-peft-") as scratch:
+    with _own_randomness(), tempfile.TemporaryDirectory(prefix="metas-peft-") as scratch:
         args = transformers.TrainingArguments(
             output_dir=scratch,
             max_steps=settings.steps if settings.steps is not None else -1,
