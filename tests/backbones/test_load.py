@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metas_peft.backbones import load, shape_of
-from metas_peft.backbones.load import load_backbone
+from metas_peft.backbones.load import load_backbone, with_padding
 from metas_peft.core.errors import BackboneUnavailableError, UnknownNameError
 from metas_peft.costs import MINILM
 from metas_peft.testing.tiny import save_tiny_backbone
@@ -70,6 +70,14 @@ def test_damaged_weights_are_refused_in_a_sentence(folder, tmp_path):
     (damaged / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(BackboneUnavailableError, match="cannot be loaded"):
         load_backbone(str(damaged), n_labels=2)
+
+
+def test_tokeniser_without_padding_pads_with_another_special_token(folder):
+    loaded = load_backbone(str(folder), n_labels=2)
+    loaded.tokenizer.pad_token = None
+    model, tokenizer = with_padding(loaded.model, loaded.tokenizer)
+    assert tokenizer.pad_token in tokenizer.all_special_tokens
+    assert model.config.pad_token_id == tokenizer.pad_token_id is not None
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "llama"])

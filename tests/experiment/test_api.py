@@ -83,11 +83,11 @@ def test_unknown_member_names_the_nearest(tuned):
 def test_model_and_tokeniser_of_the_caller_stay_as_they_were(tune, texts, model, tokenizer, tmp_path):
     before, pad = copy.deepcopy(model.state_dict()), tokenizer.pad_token
     names = [n for n, _ in model.named_modules()]
-    first = tune(model, tokenizer, *texts, tmp_path / "first")
+    first = tune(model, tokenizer, *texts, tmp_path / "first", "controller.inputs=5")
     assert [n for n, _ in model.named_modules()] == names
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert tokenizer.pad_token == pad
-    second = tune(model, tokenizer, *texts, tmp_path / "second")
+    second = tune(model, tokenizer, *texts, tmp_path / "second", "controller.inputs=5")
     weights = [[m.load().state_dict() for m in front] for front in (first, second)]
     for mine, theirs in zip(*weights, strict=True):
         assert all(torch.equal(mine[k], theirs[k]) for k in mine)
@@ -107,12 +107,6 @@ def test_other_texts_in_the_same_folder_are_refused(tune, texts, model, tokenize
         model.bert.encoder.layer[0].output.dense.weight.add_(1e-3)
     with pytest.raises(UsageError, match=r"in_memory\.model was"):
         tune(model, tokenizer, *texts, tuned[1])
-
-
-def test_tokeniser_without_padding_gets_one(tune, texts, model, tokenizer, tmp_path):
-    tokenizer.pad_token = None
-    assert len(tune(model, tokenizer, *texts, tmp_path / "run")) == 2
-    assert tokenizer.pad_token is None
 
 
 @pytest.mark.parametrize(
