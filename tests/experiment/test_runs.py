@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from metas_peft import devices, experiment
+from metas_peft.cli.results import show_results
 from metas_peft.conf import METHODS as METHOD_TABLE
+from metas_peft.conf.compose import load
 from metas_peft.core.errors import CheckpointError, TrainingDivergedError, UsageError
 from metas_peft.core.files import read_json
 from metas_peft.experiment.stages import Stages
+from metas_peft.report import write_report
 
 from .conftest import numbers, results_of
 
@@ -142,7 +145,7 @@ def test_loss_that_is_no_number_leaves_no_results_and_no_mark(settings, tmp_path
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_every_method_runs_from_a_file_to_results(run, overrides, members, measured):
+def test_every_method_runs_from_a_file_to_results(run, settings, capsys, overrides, members, measured):
     folder = run("evaluation.baselines=[]", *overrides)
     results = results_of(folder)
     name = next((o.partition("=")[2] for o in overrides if o.startswith("method=")), "MetaS-PEFT")
@@ -157,6 +160,10 @@ def test_every_method_runs_from_a_file_to_results(run, overrides, members, measu
     assert (results["calibration"] is None) == (results["surrogate"] is None)
     assert (folder / "adapter").exists() == (name != "baseline")
     assert results["adapter_bytes"] is not None or name == "baseline"
+    show_results(write_report(folder).parent, results, settings("evaluation.baselines=[]", *overrides).evaluation)
+    shown = capsys.readouterr().out
+    assert all(member in shown for member in members)
+    assert f"{measured} for calibration" in shown
 
 
 def test_full_fine_tuning_trains_what_adapters_leave_alone(run):
@@ -185,3 +192,35 @@ def test_device_is_carried_over_to_once_and_the_target_not_at_all(run):
     assert list(results["retargets"]) == ["jetson-nano"]
     assert results["measurements"]["calibration"] == 5
     assert sum(r["count"] for r in results["ledger"] if r["device"] == "jetson-nano") == 5 + 4
+
+
+@pytest.mark.parametrize(
+    ("file", "method", "measured"),
+    [
+        ("proposed-iter1-Llama-2-7B-SST-2.yaml", "MetaS-PEFT", 5),
+        ("comparative-1-iter1-Llama-2-7B-SST-2.yaml", "EChorda-style", 200),
+        ("baseline_bert_imdb.yaml", "full fine-tuning", 0),
+    ],
+)
+def test_run_file_of_the_source_runs_with_overrides_only(file, method, measured, backbone, surrogate_file, tmp_path):
+    in_the_way = tmp_path / "file"
+    in_the_way.touch()
+    config = load(Path(__file__).parents[1] / "data" / "runs" / file, [
+        f"model.name={backbone}", "dataset.name=sst2", "dataset.source=builtin", "dataset.train_limit=80",
+        "dataset.evaluation_limit=30", "dataset.max_length=24", "training.num_epochs=1", "training.path_steps=3",
+        "training.joint_steps=1", "controller.inputs=20", "evaluation.baselines=[]", "evaluation.seq_len=24",
+        f"surrogate.checkpoint_path={surrogate_file}", "model.hidden_size=null", "model.num_layers=null",
+        f"hardware_profiling.measurement_cache_dir={in_the_way}/profiles",
+    ])  # fmt: skip
+    folder = experiment.run(config, tmp_path / "run", progress=False)
+    results = results_of(folder)
+    assert results["method"] == method
+    assert results["measurements"] == {"training": 0, "calibration": measured, "evaluation": len(
+        {m["key"] for m in results["front"]} | {"dense"}) - (method == "full fine-tuning")}  # fmt: skip
+    assert all(m["masked_vs_compact"] < 1e-4 for m in results["front"])
+    assert (folder / "gates.safetensors").exists() == (method != "full fine-tuning")
+    if measured == 200:
+        # A cache folder that cannot be written is replaced by the run's own, and the report says so.
+        assert any("cannot be written" in note for note in results["notes"])
+        (kept,) = (folder / "profiles").glob("*.json")
+        assert len(json.loads(kept.read_text())) == 200
