@@ -247,6 +247,7 @@ class Workbench:
         return lambda workload: self._runner(load_compact(folder), workload)
 
     def _runner(self, model: Any, workload: Workload) -> Any:
+        model = model.to("cpu")  # what is measured runs on this computer's processor, wherever it was trained
         model.set_attn_implementation("sdpa")
         generator = torch.Generator().manual_seed(0)
         vocabulary = model.config.get_text_config().vocab_size
