@@ -26,6 +26,18 @@ def idle(config):
         (["method=baseline", "model.peft.r=4"], "model.peft; this method trains all weights"),
         (["training.warmup_steps=5", "training.warmup_ratio=0.1"], "training.warmup_ratio; training.warmup_steps"),
         (
+            ["evaluation.baselines=[]", "hardware_profiling.measurement_cache_dir=kept"],
+            "hardware_profiling.measurement_cache_dir; EChorda is neither",
+        ),
+        (
+            ["method=static-lora", "evaluation.baselines=[]", "surrogate.records=500"],
+            "surrogate; no method here uses a surrogate",
+        ),
+        (
+            ["method=EChorda", "surrogate.calibration_samples=7"],
+            "surrogate.calibration_samples; EChorda fits",
+        ),
+        (
             ["evaluation.baselines=[]", "hardware_profiling.real_measurements_required=50"],
             "hardware_profiling.real_measurements_required; EChorda is neither",
         ),
@@ -78,6 +90,11 @@ def test_target_named_twice_says_which_is_taken():
 def test_target_named_twice_by_two_spellings_says_nothing():
     config = load("demo", ["device=pixel-8", "hardware_profiling.target_device=Google-Pixel-8-EdgeTPU"])
     assert not any("replaces" in n for n in notices(config))
+
+
+def test_pool_that_nobody_learns_from_is_not_spoken_of():
+    config = load("demo", ["method=static-lora", "evaluation.baselines=[]", "retarget=[]"])
+    assert not any("left out" in sentence for sentence in notices(config))
 
 
 def test_named_pool_without_the_target_leaves_nothing_out():

@@ -52,6 +52,8 @@ def _target(config: RunConfig) -> Iterator[str]:
 
 
 def _pool(config: RunConfig) -> Iterator[str]:
+    if not _priced(_methods(config), CostTerm.SURROGATE, CostTerm.TARGET):
+        return
     target = device_id(config.target)
     names = pool_names(config)
     dropped = [name for name in names if device_id(name) == target]
@@ -162,8 +164,23 @@ _IDLE = (
     ),
     _Idle(
         "EChorda is neither the method nor a baseline here",
-        ("hardware_profiling.real_measurements_required",),
+        ("hardware_profiling.real_measurements_required", "hardware_profiling.measurement_cache_dir"),
         lambda c, m: not _priced(m, CostTerm.TARGET),
+    ),
+    _Idle(
+        "no method here uses a surrogate",
+        ("surrogate",),
+        lambda c, m: not _priced(m, CostTerm.SURROGATE, CostTerm.TARGET),
+    ),
+    _Idle(
+        "EChorda fits a roofline to measurements of its own, and no method here is calibrated",
+        (
+            "surrogate.calibration_samples",
+            "surrogate.calibration_method",
+            "surrogate.calibration_design",
+            "surrogate.kind",
+        ),
+        lambda c, m: _priced(m, CostTerm.TARGET) and not _priced(m, CostTerm.SURROGATE),
     ),
     _Idle(
         "they belong to the source's network, not to the roofline",
@@ -186,8 +203,13 @@ def _priced(methods: Sequence[Method], *terms: CostTerm) -> bool:
     return any(method.cost_term in terms for method in methods)
 
 
+def _methods(config: RunConfig) -> list[Method]:
+    """The methods of a run, the main one first."""
+    return [METHODS[name] for name in (config.method, *config.evaluation.baselines)]
+
+
 def _idle(config: RunConfig) -> Iterator[str]:
-    methods = [METHODS[name] for name in (config.method, *config.evaluation.baselines)]
+    methods = _methods(config)
     for rule in _IDLE:
         if not rule.when(config, methods):
             continue
