@@ -217,7 +217,9 @@ class TuningContext:
         """
         settings = replace(self.settings, seed=self.settings.seed + offset, final_rate=final_rate)
         if steps is not None:
-            settings = replace(settings, steps=steps, learning_rate=LATER_RATE * settings.learning_rate)
+            # A warm-up given in steps is meant for the dense stage; it could take all of a later one.
+            warmup = settings.warmup if settings.warmup < 1 else min(settings.warmup, max(1, steps // 10))
+            settings = replace(settings, steps=steps, learning_rate=LATER_RATE * settings.learning_rate, warmup=warmup)
         return fit(self.adapted, self.data, self.collator, objective, settings, title=title,
                    progress=self.progress, **gates)  # fmt: skip
 

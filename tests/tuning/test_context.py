@@ -1,0 +1,67 @@
+"""The shared start: what a later stage is trained with, and what is the same for all methods."""
+
+import pytest
+import torch
+
+from metas_peft.testing.tuning import tiny_context
+from metas_peft.tuning import context as context_module
+from metas_peft.tuning.context import LATER_RATE
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """Settings of the stages that were trained; none is."""
+    seen = {}
+    monkeypatch.setattr(context_module, "fit", lambda *args, title, **rest: seen.update({title: args[4]}) or 0.0)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "expected"), [(0.05, 200, 0.05), (500, 200, 20), (15, 200, 15), (500, 5, 1), (0, 200, 0)]
+)
+def test_warm_up_in_steps_takes_a_tenth_of_a_later_stage_at_most(stages, given, steps, expected):
+    context = tiny_context("bert", warmup=given, learning_rate=1e-3)
+    context.train_dense()
+    context.fit(None, steps, "later", offset=3, final_rate=0.2)
+    assert (stages["dense"].warmup, stages["later"].warmup) == (given, expected)
+    assert (stages["dense"].steps, stages["later"].steps) == (None, steps)
+    assert stages["later"].learning_rate == LATER_RATE * stages["dense"].learning_rate
+    assert stages["later"].seed == stages["dense"].seed + 3
+    assert stages["later"].final_rate == 0.2
+
+
+def test_start_is_recorded_once_and_the_teacher_with_it():
+    context = tiny_context("bert")
+    context.reset()
+    teacher = context.teacher
+    with torch.no_grad():
+        for parameter in context.adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    context.reset()
+    assert context.teacher is teacher
+
+
+def test_order_of_heads_is_a_permutation_and_not_the_callers_to_change():
+    context = tiny_context("llama")
+    context.reset()
+    order = context.head_order
+    assert order.sort(-1).values.tolist() == [list(range(context.shape.n_kv_heads))] * 3
+    order.zero_()
+    assert context.head_order.sort(-1).values.tolist() == [list(range(context.shape.n_kv_heads))] * 3
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_ranks_in_another_order_are_the_same_adapter(family):
+    context = tiny_context(family)
+    batch = context.collator([context.data[i] for i in range(6)])
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    sites = len(context.shape.sites)
+    values = torch.rand(3, sites, 3, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before = context.network.eval()(**inputs).logits
+        first = next(p.clone() for n, p in context.adapted.named_parameters() if "lora_A" in n)
+        ordered = context.order_ranks(values)
+        assert torch.allclose(context.network(**inputs).logits, before, atol=1e-6)
+    assert torch.equal(ordered, values.sort(-1, descending=True).values)
+    assert not torch.equal(next(p for n, p in context.adapted.named_parameters() if "lora_A" in n), first)
