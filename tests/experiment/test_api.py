@@ -101,11 +101,11 @@ def test_finished_folder_is_opened_again_for_the_same_input(tune, texts, model, 
 
 def test_other_texts_in_the_same_folder_are_refused(tune, texts, model, tokenizer, tuned):
     (train, labels), validation = texts
-    with pytest.raises(UsageError, match=r"in_memory\.data was"):
+    with pytest.raises(UsageError, match=r"contents\.data was"):
         tune(model, tokenizer, (train, [1 - label for label in labels]), validation, tuned[1])
     with torch.no_grad():
         model.bert.encoder.layer[0].output.dense.weight.add_(1e-3)
-    with pytest.raises(UsageError, match=r"in_memory\.model was"):
+    with pytest.raises(UsageError, match=r"contents\.model was"):
         tune(model, tokenizer, *texts, tuned[1])
 
 

@@ -82,22 +82,15 @@ class _Experiment:
         self.notes = notices(config)
         for note in self.notes:
             logger.warning(note)
-        # What was given in memory no setting names, but a resumed run must not mix two models or two data sets.
-        given = {} if bench is None else {"in_memory": bench.digests()}
-        self.stages = Stages(run_dir, to_dict(config) | given)
+        # Wrong names, missing data and weights come to light here, before anything is written.
+        self.bench = Workbench.load(config) if bench is None else bench
+        # The same settings may name other texts or weights than last time; a resumed run must not mix them.
+        self.stages = Stages(run_dir, to_dict(config) | {"contents": self.bench.digests()})
         self.ledger = Ledger()
         self.ledger_rows: list[dict[str, Any]] = []
         self.record_rows: list[dict[str, Any]] = []
         self._devices: dict[str, Device] = {}
-        self._bench = bench
         self._context: TuningContext | None = None
-
-    @property
-    def bench(self) -> Workbench:
-        """Model and data, loaded when first needed."""
-        if self._bench is None:
-            self._bench = Workbench.load(self.config)
-        return self._bench
 
     def device(self, name: str) -> Device:
         """A device, opened once per run: `local` keeps its anchor, so that all its measurements share one scale."""
@@ -122,7 +115,7 @@ class _Experiment:
 
     def run(self) -> Path:
         started = time.monotonic()
-        bench = self.bench  # wrong names, missing data and weights come to light before anything is written
+        bench = self.bench
         self.stages.begin()
         write_text(self.dir / "config.yaml", dump(self.config))
         uses_surrogate = self.method.cost_term is CostTerm.SURROGATE
