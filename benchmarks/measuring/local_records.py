@@ -1,8 +1,8 @@
 """Records of MiniLM on this computer, crossed over length, batch, threads, number format and runtime.
 
-`python benchmarks/measuring/local_records.py` measures 4 configurations in each of 60 settings, 240 records, into
+`python benchmarks/measuring/local_records.py` measures 8 configurations in each of 60 settings, 480 records, into
 `benchmarks/records/minilm-local/`: lengths 32, 64, 128; batches 1, 8; threads 1, 2; float32, bfloat16 and int8 by
-torch, float32 and int8 by ONNX Runtime (whose processor kernels have no bfloat16). It takes about 15 minutes on two
+torch, float32 and int8 by ONNX Runtime (whose processor kernels have no bfloat16). It takes about 20 minutes on two
 quiet processors; with others at work, two threads wait for each other and say little. What the store has is not
 measured again: an interrupted run goes on with the same command. `--list` shows what is there and what is missing,
 `--settings 2 --count 2 --store DIR` tries it out.
@@ -70,7 +70,7 @@ def measure(chosen: Sequence[Setting], store: RecordStore, options: argparse.Nam
             models.clear()  # one set of exported files at a time
             models[key] = LocalModels("minilm", runtime=setting.runtime, threads=setting.threads)
         device = open_device(
-            "local", runtime=setting.runtime, threads=setting.threads, power_model=options.power, rules=rules
+            "local", runtime=setting.runtime, threads=setting.threads, power=options.power, rules=rules
         )
         subnets = draw_configurations(models[key].shape, options.count, seed=0)
         specimens = [models[key].specimen(subnet) for subnet in subnets]
@@ -97,10 +97,10 @@ def show(store: RecordStore) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", type=Path, default=STORE)
-    parser.add_argument("--count", type=int, default=4, help="configurations per setting, the dense one included")
+    parser.add_argument("--count", type=int, default=8, help="configurations per setting, the dense one included")
     parser.add_argument("--seconds", type=float, default=2.5, help="time limit per configuration")
     parser.add_argument("--settings", type=int, help="only the first so many settings")
-    parser.add_argument("--power", default="utilisation", help="utilisation, meter, or the name of a meter")
+    parser.add_argument("--power", default="modelled", help="modelled, meter, or the name of a meter")
     parser.add_argument("--list", action="store_true", help="show what is there and leave")
     options = parser.parse_args()
     store = RecordStore(options.store)

@@ -35,7 +35,7 @@ def measure(store: Path, number: int, options: argparse.Namespace) -> None:
     from metas_peft.cli.local_models import LocalModels
 
     rules = TimingRules(seconds_per_subject=options.seconds)
-    device = open_device("local", threads=options.threads, power_model="utilisation", rules=rules)
+    device = open_device("local", threads=options.threads, power="modelled", rules=rules)
     models = LocalModels("minilm", runtime=device.spec.runtime, threads=options.threads)
     subnets = draw_configurations(models.shape, options.count, seed=0)
     specimens = [models.specimen(subnet) for subnet in subnets]

@@ -77,7 +77,7 @@ def test_local_energy_is_not_modelled_without_being_asked(here, capsys, monkeypa
 
     monkeypatch.setattr(registry, "METERS", ())
     assert status_of("profile", "run", "local", "--store", "store", "--count", "2") == 1
-    assert "--power utilisation" in capsys.readouterr().err
+    assert "--power modelled" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def tiny_backbone(monkeypatch):
     return local_models
 
 
-LOCAL = ("profile", "run", "local", "--store", "store", "--count", "3", "--seq-len", "8", "--power", "utilisation")
+LOCAL = ("profile", "run", "local", "--store", "store", "--count", "3", "--seq-len", "8", "--power", "modelled")
 QUICK = ("--seconds", "0.2", "--threads", "1")
 
 

@@ -422,7 +422,7 @@ def test_scale_of_other_conditions_is_not_taken(minilm, change):
 
 
 def test_local_says_what_it_knows_of_this_computer():
-    local = open_device("local", power_model="utilisation", threads=1)
+    local = open_device("local", power="modelled", threads=1)
     assert local.spec.device_id == "local"
     assert local.spec.name
     assert local.spec.peak_gflops is None
@@ -434,7 +434,7 @@ def test_local_refuses_unknown_names():
     with pytest.raises(UnknownNameError, match="pytorch_cpu"):
         open_device("local", runtime="pytorch")
     with pytest.raises(UsageError, match="did you mean 'meter'"):
-        open_device("local", power_model="metre")
+        open_device("local", power="metre")
 
 
 def test_real_clock_times_a_sleepless_loop(minilm):
@@ -447,7 +447,7 @@ def test_real_clock_times_a_sleepless_loop(minilm):
         dataclasses.replace(minilm(12, 12), open=spin(40_000)),
         dataclasses.replace(minilm(6, 6), open=spin(20_000)),
     ]
-    local = open_device("local", power_model="utilisation", rules=TimingRules(trial_s=0.005, seconds_per_subject=1.0))
+    local = open_device("local", power="modelled", rules=TimingRules(trial_s=0.005, seconds_per_subject=1.0))
     whole, half = local.measure(specimens, Workload(), purpose=Purpose.EVALUATION)
     assert whole.cost.latency_ms / half.cost.latency_ms == pytest.approx(2.0, rel=0.3)
     assert whole.cost.energy_j > half.cost.energy_j

@@ -184,7 +184,7 @@ def test_all_meters_are_listed_with_period_window_and_permission():
     assert all(r.min_window_ms >= MIN_UPDATES * r.update_period_ms for r in rows if r.update_period_ms)
     assert {r.meter: r.min_window_ms for r in rows}["nvml"] <= 2000.0
     assert rows[0].min_window_ms == 2000.0
-    assert (rows[-1].meter, rows[-1].works, rows[-1].origin) == ("utilisation", True, "modelled")
+    assert (rows[-1].meter, rows[-1].works, rows[-1].origin) == ("modelled", True, "modelled")
 
 
 def test_check_tells_permission_from_absence(monkeypatch):

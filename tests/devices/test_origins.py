@@ -20,7 +20,7 @@ from metas_peft.devices.protocol import Clock
 
 HOST = Host("Test CPU", 4, 2.0, 10.0, "a test")
 QUICK = TimingRules(trial_s=0.0, warm_up_s=0.0)
-POWER_MODELS = (None, "meter", "utilisation", "modelled", *(kind.name for kind in METERS))
+SOURCES = (None, "meter", "modelled", "meter-or-modelled", *(kind.name for kind in METERS))
 
 
 def absent() -> Meter:
@@ -37,15 +37,15 @@ def no_meters(monkeypatch):
 @pytest.mark.parametrize("runtime", [None, *RUNTIMES])
 def test_machine_without_meters_has_modelled_energy_or_none(minilm, no_meters, runtime, caplog):
     is_accelerator = runtime in ("pytorch_cuda", "pytorch_rocm")
-    for power_model in POWER_MODELS:
+    for power in SOURCES:
         try:
-            local = open_local(runtime=runtime, power_model=power_model, host=HOST, rules=QUICK)
+            local = open_local(runtime=runtime, power=power, host=HOST, rules=QUICK)
         except (MeterUnavailableError, UsageError):
             # Modelling is refused where it would say nothing; a meter that was asked for is never replaced.
-            assert is_accelerator or power_model not in (None, "utilisation", "modelled")
+            assert is_accelerator or power not in ("modelled", "meter-or-modelled")
             continue
         assert not is_accelerator
-        assert power_model in (None, "utilisation", "modelled")
+        assert power in ("modelled", "meter-or-modelled")
         ticks = itertools.count()
         local._clock = Clock(lambda ticks=ticks: next(ticks) * 1e-3, lambda: 0.0)
         specimen = dataclasses.replace(minilm(1, 1), open=lambda workload: lambda: None)
@@ -55,16 +55,17 @@ def test_machine_without_meters_has_modelled_energy_or_none(minilm, no_meters, r
         assert "modelled, not measured" in caplog.text
 
 
-def test_insisting_on_a_meter_says_how_to_do_without(no_meters):
-    with pytest.raises(MeterUnavailableError, match="power_model=utilisation"):
-        open_local(power_model="meter", host=HOST)
+@pytest.mark.parametrize("power", [None, "meter"])
+def test_missing_meter_is_an_error_that_says_how_to_do_without(no_meters, power):
+    with pytest.raises(MeterUnavailableError, match="power=modelled"):
+        open_local(power=power, host=HOST)
 
 
 def test_meter_of_something_else_is_refused():
     with pytest.raises(UsageError, match="reads another device"):
-        open_local(power_model="android-rails", host=HOST)
+        open_local(power="android-rails", host=HOST)
     with pytest.raises(UsageError, match="reads pytorch_cuda"):
-        open_local(power_model="nvml", host=HOST)
+        open_local(power="nvml", host=HOST)
 
 
 def test_simulators_never_measure(minilm):
@@ -172,7 +173,7 @@ def test_measured_energy_is_what_the_meter_read(minilm, watts, fails_at, has_cou
         sleep=lambda s: now.__setitem__(0, now[0] + s),
         background=False,
     )
-    local = open_local(power_model="utilisation", host=HOST, rules=QUICK)
+    local = open_local(power="modelled", host=HOST, rules=QUICK)
     local.power, local.meters, local._clock = power, power.meters, Clock(clock_s, clock_s)
     specimen = dataclasses.replace(minilm(1, 1), open=lambda workload: run)
     try:
@@ -192,6 +193,6 @@ def test_device_with_a_meter_names_it(monkeypatch):
     script = Script(lambda: now[0], 7.5, 10**9)
     kind = MeterKind("script", ("pytorch_cpu",), "none", lambda: Meter(script, None), ())
     monkeypatch.setattr(registry, "METERS", (kind,))
-    local = open_local(power_model="meter", host=HOST)
+    local = open_local(power="meter", host=HOST)
     assert local.meters == ("script (bench)",)
     assert isinstance(local.power, MeteredPower)

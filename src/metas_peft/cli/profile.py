@@ -50,7 +50,7 @@ def run(
     threads: ThreadsOption = None,
     power: Annotated[
         str | None,
-        typer.Option(help="On `local`: `meter` (the default), the name of one, or `utilisation` to have it modelled."),
+        typer.Option(help="On `local`: `meter` (the default), the name of one, `modelled`, or `meter-or-modelled`."),
     ] = None,
     weights: Annotated[Literal["random", "pretrained"], typer.Option(help="Of local models; costs are the same.")] = (
         "random"
@@ -73,7 +73,7 @@ def run(
     workload = _workload(phase, batch_size, seq_len, context_len, bits, adapter)
     if device == LOCAL:
         opened = open_device(
-            LOCAL, runtime=runtime, threads=threads, power_model=power or "meter",
+            LOCAL, runtime=runtime, threads=threads, power=power,
             rules=TimingRules(seconds_per_subject=seconds),
         )  # fmt: skip
         from metas_peft.cli.local_models import LocalModels

@@ -187,6 +187,11 @@ class ProfilingConfig:
     measurement_cache_dir: str | None = key(
         None, "Folder where target measurements are kept and found again; the run's own folder if it is not writable."
     )
+    power: str = key(
+        "meter",
+        "Where energy and power on `local` come from: `meter`, the name of one (`metas devices check`), `modelled` "
+        "(from processor time), or `meter-or-modelled`. Without a meter, `meter` stops the run before it trains.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

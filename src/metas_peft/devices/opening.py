@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 RUNTIMES = (CPU, ONNX, CUDA, ROCM)
 ON_ACCELERATOR = (CUDA, ROCM)
-METER, UTILISATION, MODELLED = "meter", "utilisation", "modelled"
+METER, MODELLED, EITHER = "meter", "modelled", "meter-or-modelled"
 YAML_SUFFIXES = (".yaml", ".yml")
 
 
@@ -31,7 +31,7 @@ def open_device(
     ledger: Ledger | None = None,
     runtime: str | None = None,
     threads: int | None = None,
-    power_model: str | None = None,
+    power: str | None = None,
     power_mode: str | None = None,
     is_sustained: bool = False,
     rules: TimingRules | None = None,
@@ -44,9 +44,9 @@ def open_device(
         runtime: Runtime of a simulated device; on `local` `pytorch_cpu` (default), `onnxruntime_cpu`, `pytorch_cuda` or
             `pytorch_rocm`, which decides the meter.
         threads: Processor threads that passes on `local` use, for the record.
-        power_model: On `local`: `meter` insists on a power meter, the name of a meter on that one; `utilisation` (or
-            `modelled`) models power from processor time; absent, a meter is used where one works, else the model,
-            which the log and every record say.
+        power: Where energy and power on `local` come from: `meter` (the default) insists on a power meter, the name of
+            a meter on that one; `modelled` computes them from processor time; `meter-or-modelled` takes a meter where
+            one works, else the model, which the log and every record say.
         power_mode: A power mode of a simulated device that has several.
         is_sustained: Whether a simulated phone has run for so long that it throttles.
         rules: When timing on `local` may stop.
@@ -62,8 +62,8 @@ def open_device(
             raise UsageError(
                 "`power_mode` and `is_sustained` belong to simulated devices, not to `local`; leave them out."
             )
-        return open_local(ledger=ledger, runtime=runtime, threads=threads, power_model=power_model, rules=rules)
-    for option, value in (("threads", threads), ("power_model", power_model), ("rules", rules)):
+        return open_local(ledger=ledger, runtime=runtime, threads=threads, power=power, rules=rules)
+    for option, value in (("threads", threads), ("power", power), ("rules", rules)):
         if value is not None:
             raise UsageError(f"`{option}` belongs to the device `local`; {name} is simulated. Leave it out.")
     entry = find_entry(name)
@@ -92,7 +92,7 @@ def open_local(
     ledger: Ledger | None = None,
     runtime: str | None = None,
     threads: int | None = None,
-    power_model: str | None = None,
+    power: str | None = None,
     rules: TimingRules | None = None,
     host: Host | None = None,
 ) -> LocalDevice:
@@ -100,12 +100,13 @@ def open_local(
     runtime = runtime if runtime is not None else CPU
     if runtime not in RUNTIMES:
         raise UnknownNameError(f"`local` has no runtime {runtime!r}: {nearest(runtime, RUNTIMES)}")
-    choices = (METER, UTILISATION, MODELLED, *(kind.name for kind in METERS))
-    if power_model is not None and power_model not in choices:
-        raise UsageError(f"Unknown power_model {power_model!r}: {nearest(power_model, choices)}")
+    power = power if power is not None else METER
+    choices = (METER, MODELLED, EITHER, *(kind.name for kind in METERS))
+    if power not in choices:
+        raise UsageError(f"Unknown source of power {power!r}: {nearest(power, choices)}")
     host = host if host is not None else describe_host()
-    power = _power_source(runtime, power_model, host)
-    is_modelled = isinstance(power, UtilisationModel)
+    source = _power_source(runtime, power, host)
+    is_modelled = isinstance(source, UtilisationModel)
     spec = DeviceSpec(
         device_id=LOCAL,
         name=host.model_name,
@@ -118,25 +119,24 @@ def open_local(
         threads=threads,
     )
     probe = open_probe(is_nvidia=runtime == CUDA)
-    return LocalDevice(spec, power, ledger=ledger, rules=rules, probe=probe)
+    return LocalDevice(spec, source, ledger=ledger, rules=rules, probe=probe)
 
 
-def _power_source(runtime: str, power_model: str | None, host: Host) -> PowerSource:
-    if power_model in (UTILISATION, MODELLED):
+def _power_source(runtime: str, power: str, host: Host) -> PowerSource:
+    if power == MODELLED:
         if runtime in ON_ACCELERATOR:
-            raise UsageError("Processor utilisation says nothing of an accelerator's power; use power_model=meter.")
+            raise UsageError("Processor time says nothing of an accelerator's power; use power=meter.")
         return UtilisationModel(host)
-    if power_model not in (None, METER):
-        return _metered(_named(power_model, runtime))
+    if power not in (METER, EITHER):
+        return _metered(_named(power, runtime))
     try:
         return _metered(open_first(runtime))
     except MeterUnavailableError as error:
         if runtime in ON_ACCELERATOR:
             raise
-        if power_model == METER:
-            kind = type(error)
-            raise kind(
-                f"{error} Or have power modelled from processor time: power_model=utilisation (--power utilisation)."
+        if power == METER:
+            raise type(error)(
+                f"{error} Or choose to have power modelled from processor time: power=modelled (--power modelled)."
             ) from error
         logger.warning("No power meter on this computer: energy and power are modelled, not measured. %s", error)
         return UtilisationModel(host)

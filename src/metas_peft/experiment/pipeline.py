@@ -91,13 +91,18 @@ class _Experiment:
         self.record_rows: list[dict[str, Any]] = []
         self._devices: dict[str, Device] = {}
         self._context: TuningContext | None = None
+        self.cache: MeasurementCache | None = None
+        # A device that cannot be opened, or has no meter, is told before hours of training.
+        for name in (config.target, *config.retarget):
+            self.device(name)
 
     def device(self, name: str) -> Device:
         """A device, opened once per run: `local` keeps its anchor, so that all its measurements share one scale."""
         key = device_id(name)
         if key not in self._devices:
-            threads = self.threads if key == LOCAL else None
-            self._devices[key] = open_device(name, ledger=self.ledger, threads=threads)
+            power = self.config.hardware_profiling.power
+            options = {"threads": self.threads, "power": power} if key == LOCAL else {}
+            self._devices[key] = open_device(name, ledger=self.ledger, **options)
         return self._devices[key]
 
     def measured_stage(self, name: str, compute: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
@@ -119,6 +124,8 @@ class _Experiment:
         self.stages.begin()
         write_text(self.dir / "config.yaml", dump(self.config))
         uses_surrogate = self.method.cost_term is CostTerm.SURROGATE
+        if self.rivals_fit_models():
+            self.cache = self.open_cache()
         pool = self.learn_pool() if uses_surrogate or self.rivals_fit_models() else None
         surrogate = self.calibrate(pool, self.config.target) if uses_surrogate and pool else None
         self.tune_dense()
@@ -223,11 +230,11 @@ class _Experiment:
         bench = self.bench
 
         def fit_on_target(subnets: Sequence[Subnet]) -> CostModel:
-            if pool is None:
+            if pool is None or self.cache is None:
                 raise CalibrationError("A cost model of the target needs the pool's prior, but none was learnt.")
             device, seed = self.device(self.config.target), self.seed + 1
             before = self.ledger.count(device.spec.device_id, Purpose.CALIBRATION)
-            records = self.cache().measure(
+            records = self.cache.measure(
                 subnets, bench.shape, bench.workload, device.spec, seed,
                 lambda missing: measure(device, missing, bench.shape, bench.workload, bench.open_subnet,
                                         purpose=Purpose.CALIBRATION, seed=seed),
@@ -251,7 +258,7 @@ class _Experiment:
         self._context.fit_on_target = fit_on_target
         return self._context
 
-    def cache(self) -> MeasurementCache:
+    def open_cache(self) -> MeasurementCache:
         """Where target measurements are kept: the run file's folder, else the run's own."""
         wanted = self.config.hardware_profiling.measurement_cache_dir or self.dir / "measurements"
         folder, notice = writable_or(self.dir, wanted)

@@ -207,7 +207,7 @@ def open_first(runtime: str) -> Meter:
 def check_meters() -> list[MeterRow]:
     """Ask every meter that the project knows, once."""
     rows = [_row(kind, part) for kind in METERS for part in kind.parts]
-    rows.append(MeterRow(UTILISATION_ROW, True, "", "none", None, "modelled", "utilisation"))
+    rows.append(MeterRow(UTILISATION_ROW, True, "", "none", None, "modelled", "modelled"))
     return rows
 
 
