@@ -2,12 +2,20 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 import metas_peft
-from metas_peft.core.errors import CheckpointError, DatasetError, UnknownNameError, UsageError
+from metas_peft.core.errors import (
+    CheckpointError,
+    DatasetError,
+    UnknownNameError,
+    UnsupportedBackboneError,
+    UsageError,
+)
 from metas_peft.core.records import METRICS
 from metas_peft.tasks import load_task
 
@@ -116,6 +124,11 @@ def test_other_texts_in_the_same_folder_are_refused(tune, texts, model, tokenize
         (lambda t, v: (t, (v[0], [-1] * len(v[1]))), "label is -1"),
         (lambda t, v: ((t[0], t[1][:-1]), v), "72 texts came with 71 labels"),
         (lambda t, v: (([], []), v), "0 examples"),
+        (lambda t, v: ((t[0], ["good"] * len(t[1])), v), "has the label 'good'; class numbers 0 to 1"),
+        (lambda t, v: (list(zip(*t, strict=True)), v), "`train` is not a pair"),
+        (lambda t, v: (list(zip(*t, strict=True))[:2], v), "`train` has [01] among its texts"),
+        (lambda t, v: (t[0], v), "`train` is not a pair"),
+        (lambda t, v: (t, 3), "`validation` is not a pair"),
         (lambda t, v: (t, ([], [])), "evaluat|example"),
     ],
 )
@@ -125,6 +138,34 @@ def test_texts_that_do_not_fit_are_refused_before_anything_is_written(
     with pytest.raises(DatasetError, match=message):
         tune(model, tokenizer, *change(*texts), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_labels_may_be_an_array(tune, texts, model, tokenizer, tuned):
+    (train, labels), (validation, answers) = texts
+    again = tune(model, tokenizer, (train, np.array(labels)), (validation, torch.tensor(answers)), tuned[1])
+    assert [m.quality for m in again] == [m.quality for m in tuned[0]]
+
+
+def test_models_that_cannot_be_tuned_are_refused(texts, model, tokenizer, backbone, tmp_path):
+    with pytest.raises(UnsupportedBackboneError, match="BertModel has no classification head"):
+        metas_peft.tune(AutoModel.from_pretrained(backbone), tokenizer, *texts, out=tmp_path)
+    with pytest.raises(UnsupportedBackboneError, match="carries adapters already"):
+        metas_peft.tune(get_peft_model(model, LoraConfig(task_type="SEQ_CLS")), tokenizer, *texts, out=tmp_path)
+
+
+@pytest.mark.parametrize("settings", ["training.seed=3", {"training.seed": 3}, [3]])
+def test_settings_of_the_wrong_kind_are_refused(settings, texts, model, tokenizer, tmp_path):
+    with pytest.raises(UsageError, match="a list of texts was expected"):
+        metas_peft.tune(model, tokenizer, *texts, out=tmp_path, settings=settings)
+
+
+def test_front_shows_its_members(tuned):
+    assert repr(tuned[0]).endswith(">")
+    assert "for pixel-8: 70 % (" in repr(tuned[0])
+
+
+def test_public_names_are_all_there_is():
+    assert set(dir(metas_peft)) == {"Front", "load", "tune", "__version__"}
 
 
 def test_folder_without_a_run_is_no_front(tmp_path):

@@ -1,7 +1,7 @@
 """The library's front door: your `transformers` model and your texts in, a measured front out."""
 
 import copy
-import logging
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,14 @@ from metas_peft.backbones.load import LoadedBackbone, with_padding, without_drop
 from metas_peft.backbones.store import load
 from metas_peft.conf.compose import load as load_config
 from metas_peft.conf.runfile import RunFile
-from metas_peft.core.errors import CheckpointError, DatasetError, UnknownNameError, nearest
+from metas_peft.core.errors import (
+    CheckpointError,
+    DatasetError,
+    UnknownNameError,
+    UnsupportedBackboneError,
+    UsageError,
+    nearest,
+)
 from metas_peft.core.files import read_json
 from metas_peft.core.records import METRICS, Cost, Origin
 from metas_peft.core.registry import canonical
@@ -25,8 +32,6 @@ from metas_peft.tasks.base import DatasetRequest, TextExamples
 from metas_peft.tasks.classification import TextClassification
 from metas_peft.tasks.metrics import accuracy_scores
 from metas_peft.tasks.splits import assemble
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,10 @@ class Front:
     def __len__(self) -> int:
         return len(self._members)
 
+    def __repr__(self) -> str:
+        names = ", ".join(f"{m.name} ({m.quality:.3f})" for m in self)
+        return f"<Front {self.run_dir} for {self.results['target_device']}: {names}>"
+
     def __getitem__(self, name: str) -> FrontMember:
         for member in self._members:
             if name in (member.name, member.folder.name):
@@ -126,7 +135,12 @@ def tune(
         MetasPeftError: In one sentence, what went wrong.
     """
     out = Path(out)
-    Layout(model)  # refuses an unknown family before anything is read
+    _check_model(model)
+    if isinstance(settings, str) or not all(isinstance(s, str) for s in settings) or hasattr(settings, "keys"):
+        raise UsageError(
+            f"`settings` is {type(settings).__name__}; a list of texts was expected, such as "
+            "['training.num_epochs=3', 'model.peft.r=4']."
+        )
     names = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
     name = canonical(model.config.name_or_path or model.config.model_type)
     config = load_config(RunFile(out.name, {}), [f"device={device}", f"run_id={canonical(out.name)}", *settings])
@@ -135,14 +149,56 @@ def tune(
     request = DatasetRequest(
         train_limit=limits.train_limit, evaluation_limit=limits.evaluation_limit, seed=config.training.seed
     )
-    for label in (*train[1], *validation[1]):
-        if not 0 <= label < len(names):
-            raise DatasetError(f"A label is {label}; the model has {len(names)} classes, 0 to {len(names) - 1}.")
     data = assemble(
-        task, names, TextExamples(tuple(train[0]), tuple(train[1])),
-        TextExamples(tuple(validation[0]), tuple(validation[1])), request, origin="real", source="given in memory",
+        task, names, _examples("train", train, len(names)), _examples("validation", validation, len(names)), request,
+        origin="real", source="given in memory",
     )  # fmt: skip
     model, tokenizer = with_padding(without_dropout(copy.deepcopy(model)), copy.deepcopy(tokenizer))
     loaded = LoadedBackbone(model, tokenizer, name, "given in memory")
     run(config, out, bench=Workbench.assemble(config, data, task.score, loaded))
     return Front(out)
+
+
+def _check_model(model: Any) -> None:
+    """Refuse what cannot be tuned before anything is read."""
+    bases = [base.__name__ for base in type(model).__mro__]
+    if "PeftModel" in bases:
+        raise UnsupportedBackboneError(
+            "The model carries adapters already; give the plain `transformers` model. "
+            "`model.merge_and_unload()` makes one of them."
+        )
+    if not any(name.endswith("ForSequenceClassification") for name in bases):
+        raise UnsupportedBackboneError(
+            f"A {bases[0]} has no classification head; load the model by "
+            "`AutoModelForSequenceClassification.from_pretrained(..., num_labels=...)`."
+        )
+    Layout(model)
+
+
+def _examples(name: str, given: Any, n_classes: int) -> TextExamples:
+    """Texts and labels as the tasks keep them, or what is wrong with them in a sentence."""
+    try:
+        texts, labels = given
+        if isinstance(texts, str) or isinstance(labels, str):
+            raise TypeError
+        texts, labels = list(texts), list(labels)
+    except (TypeError, ValueError):
+        raise DatasetError(
+            f"`{name}` is not a pair (texts, labels) of two sequences; rows of (text, label) become one by "
+            "`tuple(zip(*rows))`."
+        ) from None
+    for text in texts:
+        if not isinstance(text, str):
+            raise DatasetError(f"`{name}` has {text!r:.60} among its texts, which are strings: give (texts, labels).")
+    classes: list[int] = []
+    for label in labels:
+        try:
+            classes.append(operator.index(label))
+        except TypeError:
+            raise DatasetError(
+                f"`{name}` has the label {label!r:.60}; class numbers 0 to {n_classes - 1} were expected, such as "
+                "`names.index(label)`."
+            ) from None
+        if not 0 <= classes[-1] < n_classes:
+            raise DatasetError(f"A label is {label}; the model has {n_classes} classes, 0 to {n_classes - 1}.")
+    return TextExamples(tuple(texts), tuple(classes))
