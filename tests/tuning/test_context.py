@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from metas_peft.backbones import compact
+from metas_peft.core.errors import SubnetError
+from metas_peft.core.records import Subnet
 from metas_peft.testing.tuning import tiny_context
 from metas_peft.tuning import context as context_module
 from metas_peft.tuning.context import LATER_RATE
@@ -40,6 +43,28 @@ def test_start_is_recorded_once_and_the_teacher_with_it():
                 parameter.add_(0.1)
     context.reset()
     assert context.teacher is teacher
+
+
+def test_compact_model_that_differs_from_the_masked_one_is_refused(monkeypatch):
+    context = tiny_context("bert")
+    context.reset()
+    subnet = Subnet.dense(context.shape)
+    assert context.cut("dense", subnet).gap < 1e-5
+
+    def damaged(*args):
+        model = compact(*args)
+        with torch.no_grad():
+            model.classifier.bias.add_(3e-4)
+        return model
+
+    monkeypatch.setattr(context_module, "compact", damaged)
+    with pytest.raises(SubnetError, match="differs from the masked one by 0.0003"):
+        context.cut("dense", subnet)
+    monkeypatch.setattr(context_module, "compact", compact)
+    with torch.no_grad():
+        context.network.classifier.bias.fill_(float("nan"))
+    with pytest.raises(SubnetError, match="by nan"):
+        context.cut("dense", subnet)
 
 
 def test_order_of_heads_is_a_permutation_and_not_the_callers_to_change():

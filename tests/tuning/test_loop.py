@@ -241,6 +241,23 @@ def test_loss_that_is_no_number_ends_training_by_name(value, at):
     assert "\n" not in str(error.value)
 
 
+class BrokenGradient(TaskObjective):
+    """A finite loss with a gradient that is not, in the last step."""
+
+    def __init__(self, at):
+        self.at, self.calls = at, 0
+
+    def loss(self, model, batch):
+        self.calls += 1
+        loss = super().loss(model, batch)
+        return loss + (0 * loss).sqrt() if self.calls == self.at else loss
+
+
+def test_weights_that_the_last_step_broke_end_training():
+    with pytest.raises(TrainingDivergedError, match="Weights became NaN or infinite in the last step"):
+        train(BrokenGradient(at=5), steps=5)
+
+
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         tiny_loop_settings().seed = 3

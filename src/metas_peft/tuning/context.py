@@ -15,6 +15,7 @@ from peft import PeftModel
 
 from metas_peft.backbones import Layout, compact, reorder, save_adapter
 from metas_peft.backbones.adapters import lora_maps
+from metas_peft.core.errors import SubnetError
 from metas_peft.core.protocols import CostModel
 from metas_peft.core.records import BackboneShape, Cost, Subnet, Workload
 from metas_peft.gates import masked
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 LATER_RATE = 0.5
 ORDER_BATCHES, ORDER_BATCH_SIZE = 64, 16
 CHECK_TEXTS = 8  # texts on which masked and compact logits are compared
+MOST_GAP = 1e-4  # what float32 rounding may make of the difference, by the largest logit
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,11 @@ class TuningContext:
                    progress=self.progress, **gates)  # fmt: skip
 
     def cut(self, name: str, subnet: Subnet) -> Member:
-        """Compact one member and compare it with the masked model."""
+        """Compact one member and compare it with the masked model.
+
+        Raises:
+            SubnetError: The two disagree by more than `MOST_GAP` of the largest logit (at least 1).
+        """
         self.network.eval()
         model = compact(self.network, self.shape, subnet)
         items = [self.data[i] for i in range(min(CHECK_TEXTS, len(self.data)))]
@@ -235,6 +241,13 @@ class TuningContext:
             with masked(self.network, self.shape, subnet):
                 expected = self.network(**inputs).logits
             gap = float((model(**inputs).logits - expected).abs().max())
+        allowed = MOST_GAP * max(1.0, float(expected.abs().max()))
+        if not gap <= allowed:
+            raise SubnetError(
+                f"The compact model of {name} ({subnet.key}) differs from the masked one by {gap:.2g} in its logits, "
+                f"where at most {allowed:.2g} is rounding. This is an error of metas-peft for this backbone; nothing "
+                "of it was written. Please report the model's class and version of transformers."
+            )
         return Member(name, subnet, model, gap)
 
     def save_adapter(self, folder: Path) -> None:

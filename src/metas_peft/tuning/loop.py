@@ -181,6 +181,16 @@ def _schedule(settings: LoopSettings) -> dict[str, Any]:
     return {"lr_scheduler_type": settings.scheduler}
 
 
+def _check_finite(model: Any, gates: Sequence[torch.nn.Parameter], settings: LoopSettings) -> None:
+    """The last step's update is followed by no loss that would tell."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not all(bool(torch.isfinite(p).all()) for p in (*trained, *gates)):
+        raise TrainingDivergedError(
+            f"Weights became NaN or infinite in the last step (learning rate {settings.learning_rate:g}). "
+            "Lower training.learning_rate or use model.precision=float32."
+        )
+
+
 @contextlib.contextmanager
 def _own_randomness() -> Iterator[None]:
     """The Trainer seeds the global generators (dropout draws from one): afterwards they go on as if it had not."""
@@ -222,7 +232,7 @@ def fit(
         Seconds taken.
 
     Raises:
-        TrainingDivergedError: The loss became NaN or infinite.
+        TrainingDivergedError: The loss or a weight became NaN or infinite.
     """
     started = time.monotonic()
     with _own_randomness(), tempfile.TemporaryDirectory(prefix="metas-peft-") as scratch:
@@ -256,5 +266,6 @@ def fit(
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
         trainer.train()
+    _check_finite(model, gates, settings)
     model.eval()
     return time.monotonic() - started
