@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from metas_peft.backbones import load, shape_of
-from metas_peft.backbones.load import load_backbone, with_padding
+from metas_peft.backbones.load import load_backbone, with_padding, without_dropout
 from metas_peft.core.errors import BackboneUnavailableError, UnknownNameError
 from metas_peft.costs import MINILM
-from metas_peft.testing.tiny import save_tiny_backbone
+from metas_peft.testing.tiny import save_tiny_backbone, tiny_model
 from metas_peft.tuning.data import Collator, EncodedTexts
 
 TEXTS = ["a plain film", "not a good film at all", "good", "a film that is good but not plain"]
@@ -38,6 +38,16 @@ def test_folder_is_loaded_in_float32_without_dropout(folder):
     assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
     assert not any(m.p for m in loaded.model.modules() if isinstance(m, torch.nn.Dropout))
     assert loaded.source == f"folder {folder.name}"
+
+
+def test_dropout_that_attention_keeps_as_a_number_is_off_too():
+    model = tiny_model("llama", attention_dropout=0.5)
+    inputs = {"input_ids": torch.randint(3, 90, (2, 9), generator=torch.Generator().manual_seed(0))}
+    one, two = (model.train()(**inputs).logits for _ in range(2))
+    assert not torch.equal(one, two)
+    without_dropout(model)
+    one, two = (model.train()(**inputs).logits for _ in range(2))
+    assert torch.equal(one, two)
 
 
 def test_new_head_follows_its_seed_alone(folder, tmp_path):

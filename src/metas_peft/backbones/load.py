@@ -128,6 +128,10 @@ def without_dropout(model: Any) -> Any:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        # Attention of the Llama kind keeps its rate as a plain number.
+        for name, value in vars(module).items():
+            if isinstance(value, float) and name.endswith("dropout"):
+                setattr(module, name, 0.0)
     return model
 
 
