@@ -273,6 +273,11 @@ def test_multirun_shows_every_job(run_file, capsys):
     ]
 
 
+def test_showing_and_sweeping_at_once_is_refused(run_file, capsys):
+    assert status_of("run", run_file, "training.seed=1,2", "--multirun", "--cfg", "job") == 2
+    assert "leave out the one or the other" in capsys.readouterr().err
+
+
 def test_cfg_prints_a_section_and_runs_nothing(run_file, tmp_path, capsys):
     assert status_of("run", run_file, "training.seed=4", "--cfg", "job", "--package", "training") == 0
     assert "seed: 4" in capsys.readouterr().out

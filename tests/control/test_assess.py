@@ -52,6 +52,7 @@ def test_assess_admits_degeneracy_and_names_the_member() -> None:
     assert result.degenerate
     assert "policy is degenerate: it sends 92 %" in result.note
     assert "tree is degenerate: it sends 100 %" in result.note
+    assert result.note.count("that member alone does the same job") == 1
 
 
 def test_assess_has_no_share_when_the_policy_has_no_volume() -> None:

@@ -1,6 +1,7 @@
 """A finished run: every file and field of the contract, and numbers that agree with what is on disk."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import peft
@@ -16,6 +17,7 @@ from metas_peft.control.tree import Controller
 from metas_peft.core.records import METRICS, ProfileRecord, Subnet, Workload
 from metas_peft.costs import Counts, paper_cost
 from metas_peft.devices import open_device
+from metas_peft.experiment.results import collapsed
 from metas_peft.report import write_report
 from metas_peft.tasks import load_task
 from metas_peft.tuning.data import Collator, EncodedTexts, predict
@@ -307,3 +309,15 @@ def test_report_of_the_run_is_drawn(main_run):
     assert "MetaS-PEFT" in page
     assert "EChorda-style" in page
     assert "simulated" in page
+
+
+def test_members_that_answer_everything_alike_are_named():
+    def front(name, *members):
+        return SimpleNamespace(name=name, members=[SimpleNamespace(name=m) for m in members])
+
+    outcome = SimpleNamespace(
+        fronts={"MetaS-PEFT": front("MetaS-PEFT", "50 %"), "EChorda": front("EChorda", "50 %", "30 %")},
+        answers={"MetaS-PEFT": np.array([[0, 1, 1]]), "EChorda": np.array([[0, 1, 0], [1, 1, 1]])},
+    )
+    (note,) = collapsed(outcome)
+    assert note.startswith("EChorda-style: 30 % answers every text with one class")

@@ -1,5 +1,6 @@
 """What a run shows when it ends: the report's own tables, and the figures that the run file names."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,16 @@ def _lines(results: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     error = results.get("surrogate_error") or {}
     errors = [f"{m} {error[m]:.1f} %" for m in METRIC_NAMES.values() if error.get(m) is not None]
     if errors:
-        yield "surrogate_error", f"Surrogate error on the target: {', '.join(errors)}"
+        against = f" (against the {error['against']})" if error.get("against") else ""
+        yield "surrogate_error", f"Surrogate error on the target: {', '.join(errors)}{against}"
 
 
 def _always(results: Mapping[str, Any]) -> Iterator[str]:
-    """What nobody should have to ask for: device calls, budgets that are missed."""
+    """What nobody should have to ask for: how sure quality is, device calls, budgets that are missed."""
+    n, best = results.get("n_validation"), results["dense"]["quality"]
+    if n and results["quality_metric"] == "accuracy" and 0 < best < 1:
+        points = 100 * math.sqrt(best * (1 - best) / n)
+        yield f"Accuracy is of {n} examples: one standard error is about {points:.1f} points"
     counted = results["measurements"]
     yield (
         f"Measurements on the target: {counted['training']} while training, "

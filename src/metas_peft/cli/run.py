@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from metas_peft.cli.output import JsonOption, give, log_to_file, log_to_stderr, say
+from metas_peft.core.errors import UsageError
 
 if TYPE_CHECKING:
     from metas_peft.conf import RunConfig
@@ -49,6 +50,8 @@ def run(
     """
     from metas_peft.conf.compose import Flags, launch
 
+    if multirun and (cfg or info):
+        raise UsageError("--multirun runs jobs, --cfg and --info only show one; leave out the one or the other.")
     flags = Flags(multirun, cfg, resolve, package, info, config_dir)
     try:
         folders = launch(run, overrides or [], flags, _job)

@@ -129,9 +129,10 @@ def assess(
     for name, point in (("policy", policy), ("tree", tree)):
         if point.is_degenerate:
             top = int(np.argmax(point.usage))
+            same = point.usage[top] == 1
             notes.append(
                 f"The {name} is degenerate: it sends {100 * point.usage[top]:.0f} % of the inputs to member {top}; "
-                "that member alone does the same job."
+                + ("that member alone does the same job." if same else "there is little that it decides.")
             )
     return ControllerAssessment(
         policy=policy,

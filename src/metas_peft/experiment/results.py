@@ -139,6 +139,20 @@ def budgets_block(outcome: Outcome) -> dict[str, Any]:
     return {"limits": limits, "met": measured, "met_predicted": predicted, "notes": notes}
 
 
+def collapsed(outcome: Outcome) -> list[str]:
+    """A sentence per method with members that give every text the same answer."""
+    found = []
+    for front in outcome.fronts.values():
+        rows = outcome.answers[front.name]
+        names = [m.name for m, row in zip(front.members, rows, strict=True) if len(row) > 1 and not np.ptp(row)]
+        if names:
+            found.append(
+                f"{METHODS[front.name].label}: {', '.join(names)} {'answers' if len(names) == 1 else 'answer'} every "
+                "text with one class; such a member has learnt nothing, whatever its accuracy is."
+            )
+    return found
+
+
 def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Measurements by purpose, for the contract's three."""
     return {p: sum(r["count"] for r in rows if r["purpose"] == p) for p in ("training", "calibration", "evaluation")}
@@ -173,6 +187,7 @@ def results_block(
     ratios = {front.name: ratio for front in rivals if (ratio := outcome.ratio(front)) is not None}
     if ratios:
         notes = [*notes, ONE_SEED]
+    notes = [*notes, *collapsed(outcome)]
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": config.run_id,
@@ -227,7 +242,7 @@ def results_block(
             for front in rivals for row in front.ledger
         ],
         "retargets": retargets,
-        "seconds": seconds,
+        "seconds": {**seconds, "method": main.seconds},
         "notes": notes,
     }  # fmt: skip
 
