@@ -120,6 +120,30 @@ def run(
         typer.echo(f"{key}: {why}")
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def ssh(
+    context: typer.Context,
+    host: Annotated[str, typer.Argument(metavar="HOST", help="As `ssh` knows it: pi@raspberry.")],
+    store: StoreOption,
+    name: Annotated[str | None, typer.Option("--name", help="What the device is called in the records.")] = None,
+    command: Annotated[str, typer.Option("--command", help="How `metas` is called there.")] = "metas",
+) -> None:
+    """Have a machine behind SSH measure itself with its own installation, and bring its records home.
+
+    All other options are those of `metas profile run local` and go there as they are.
+    """
+    from metas_peft.core.store import RecordStore
+    from metas_peft.devices.remote import profile_over_ssh
+
+    log_to_stderr()
+    try:
+        added = profile_over_ssh(host, RecordStore(store), context.args, name=name, command=command)
+    except KeyboardInterrupt:
+        say("Interrupted. The same command goes on where it stopped.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    say(f"{added} records of {host} were added to {store}.")
+
+
 @app.command()
 def plan(
     out: Annotated[Path, typer.Option("--out", metavar="FILE.csv", help="The sheet.")],
