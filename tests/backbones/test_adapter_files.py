@@ -163,3 +163,88 @@ def test_order_that_is_absent_is_refused(stored):
     (stored / ORDER).unlink()
     with pytest.raises(CheckpointError, match="written together with its order"):
         read_order(stored)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_file_of_another_adapter_is_refused(stored, tmp_path_factory, name):
+    other = tmp_path_factory.mktemp("other")
+    adapted, shape = tiny_adapted("bert", rank=3 if name.endswith("safetensors") else 2)
+    randomise_lora(adapted, 9)
+    save_adapter(adapted, shape, torch.arange(4).repeat(3, 1), torch.arange(48).repeat(3, 1), other)
+    (stored / name).write_bytes((other / name).read_bytes())
+    with pytest.raises(CheckpointError, match=f"{name} is not the file that {NOTE} was written for"):
+        load_adapter(tiny_model("bert"), stored)
+
+
+def test_adapter_of_version_1_loads_without_digests(stored):
+    note = json.loads((stored / NOTE).read_text())
+    del note["files"]
+    (stored / NOTE).write_text(json.dumps(note | {"version": 1}))
+    load_adapter(tiny_model("bert"), stored)
+
+
+def test_pickled_adapter_is_not_opened(stored, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("something was unpickled"))
+    torch.save(load_file(stored / "adapter_model.safetensors"), stored / "adapter_model.bin")
+    (stored / "adapter_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="adapter_model.safetensors cannot be read"):
+        load_adapter(tiny_model("bert"), stored)
+
+
+@pytest.mark.parametrize("value", [None, 3, "nobody/repo", [], {"parent_library": "os"}])
+def test_config_that_lies_with_a_good_digest_is_refused_or_does_no_harm(stored, value, monkeypatch):
+    from metas_peft.backbones.adapter_files import CONFIG, file_digest
+
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("something was unpickled"))
+    config, note = json.loads((stored / CONFIG).read_text()), json.loads((stored / NOTE).read_text())
+    refused = 0
+    for key in config:
+        (stored / CONFIG).write_text(json.dumps(config | {key: value}))
+        note["files"][CONFIG] = file_digest(stored / CONFIG)
+        (stored / NOTE).write_text(json.dumps(note))
+        try:
+            load_adapter(tiny_model("bert"), stored)
+        except CheckpointError:
+            refused += 1
+    assert len(config) > 20
+    assert refused > 3
+
+
+def test_random_damage_is_refused_by_name(stored, monkeypatch):
+    """Bytes changed, cut out, doubled or turned round in any file: a `CheckpointError`, or the very same adapter."""
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("something was unpickled"))
+    generator, refused = torch.Generator().manual_seed(0), 0
+
+    def draw(high):
+        return int(torch.randint(high, (1,), generator=generator))
+
+    names = ["adapter_model.safetensors", "adapter_config.json", NOTE, ORDER]
+    good = {name: (stored / name).read_bytes() for name in names}
+    for trial in range(48):
+        name = names[trial % 4]
+        data = bytearray(good[name])
+        place, length, kind = draw(len(data)), 1 + draw(16), draw(4)
+        if kind == 0:
+            data[place : place + length] = bytes(draw(256) for _ in range(length))
+        elif kind == 1:
+            del data[place:]
+        elif kind == 2:
+            data[place:place] = data[place : place + length]
+        else:
+            data[place : place + 8] = data[place : place + 8][::-1]
+        (stored / name).write_bytes(data)
+        try:
+            read_order(stored) if name == ORDER else load_adapter(tiny_model("bert"), stored)
+        except CheckpointError:
+            refused += 1
+        (stored / name).write_bytes(good[name])
+    assert refused > 36
+
+
+@pytest.mark.parametrize("heads", [[[0, 0, 1, 2]] * 3, [[0, 1, 2, 7]] * 3, 5])
+def test_order_that_is_none_is_refused(stored, heads):
+    from safetensors.torch import save_file
+
+    save_file({"heads": torch.tensor(heads), "neurons": torch.arange(48).repeat(3, 1)}, stored / ORDER)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_order(stored)

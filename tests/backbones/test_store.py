@@ -193,3 +193,43 @@ def test_plan_of_an_unknown_version_names_what_was_expected(damaged):
     (damaged / PLAN).write_text(json.dumps(plan))
     with pytest.raises(CheckpointError, match="99.*expected"):
         load(damaged)
+
+
+def test_maps_of_size_0_that_earlier_versions_stored_are_passed_over(stored, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from metas_peft.backbones.store import fingerprint, plan_digest
+
+    folder = shutil.copytree(stored, tmp_path / "copy")
+    tensors = load_file(folder / WEIGHTS) | {
+        "bert.encoder.layer.0.attention.self.query.weight_gone": torch.empty(0, 32)
+    }
+    save_file(tensors, folder / WEIGHTS)
+    plan = json.loads((folder / PLAN).read_text()) | {"fingerprint": fingerprint(tensors)}
+    (folder / PLAN).write_text(json.dumps(plan | {"digest": plan_digest(plan)}))
+    assert torch.equal(logits(load(folder), tiny_batch()), logits(load(stored), tiny_batch()))
+
+
+def test_member_with_tokeniser_and_names_of_classes_answers_a_text(tmp_path):
+    """What a user does with a folder: load the model and its tokeniser, and read the answer."""
+    import transformers
+
+    from metas_peft.backbones import shape_of
+    from metas_peft.testing.tiny import save_tiny_backbone
+
+    texts = ["a fine film", "a dull film"]
+    source = save_tiny_backbone(tmp_path / "backbone", texts)
+    names = {0: "bad", 1: "good"}
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(source, id2label=names).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    shape = shape_of(model)
+    small, subnet = compact(model, shape, random_subnet(shape, 3)), random_subnet(shape, 3)
+    save_compact(small, model.config, subnet, tmp_path / "member", {}, tokenizer)
+    again = metas_peft.load(tmp_path / "member")
+    own = transformers.AutoTokenizer.from_pretrained(tmp_path / "member")
+    assert own(texts)["input_ids"] == tokenizer(texts)["input_ids"]
+    answer = transformers.pipeline("text-classification", model=again, tokenizer=own)(texts)
+    expected = logits(small, tokenizer(texts, padding=True, return_tensors="pt")).argmax(-1).tolist()
+    assert [a["label"] for a in answer] == [names[i] for i in expected]
+    with pytest.raises((OSError, ValueError)):
+        transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "member")

@@ -26,8 +26,9 @@ from metas_peft.core.records import BackboneShape
 if TYPE_CHECKING:
     from peft import PeftModel
 
-FORMAT, VERSION = "metas-peft-adapter", 1
-NOTE, ORDER, WEIGHTS = "metas_peft.json", "order.safetensors", "adapter_model.safetensors"
+FORMAT, VERSION = "metas-peft-adapter", 2
+NOTE, ORDER = "metas_peft.json", "order.safetensors"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # the names that PEFT looks for
 SAMPLED = 64  # values of each tensor that the fingerprint looks at
 
 
@@ -92,8 +93,9 @@ def write_adapter(model: Any, folder: Path, *, about: dict[str, Any], base: str 
         save_file({f"base_model.model.{n}": t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary,
                   metadata={"format": "pt"})  # fmt: skip
     config.save_pretrained(str(folder))
-    note = {"format": FORMAT, "version": VERSION, "backbone": backbone_fingerprint(model), "about": about}
-    write_json(folder / NOTE, note)
+    digests = {name: file_digest(folder / name) for name in (WEIGHTS, CONFIG)}
+    note = {"format": FORMAT, "version": VERSION, "backbone": backbone_fingerprint(model), "files": digests}
+    write_json(folder / NOTE, note | {"about": about})
 
 
 def save_adapter(
@@ -130,8 +132,12 @@ def read_order(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """
     try:
         stored = load_file(folder / ORDER)
-        return stored["heads"].long(), stored["neurons"].long()
-    except (OSError, SafetensorError, KeyError) as error:
+        orders = stored["heads"].long(), stored["neurons"].long()
+        for order in orders:
+            if not torch.equal(order.sort(-1).values, torch.arange(order.shape[-1]).expand_as(order)):
+                raise ValueError("it is no order")
+        return orders
+    except (OSError, SafetensorError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder / ORDER} cannot be read ({error}). Members can only be cut from an adapter that a run has "
             "written together with its order; run it again."
@@ -162,9 +168,11 @@ def load_adapter(model: Any, folder: str | Path) -> "PeftModel":
             f"(fingerprint {str(note.get('backbone'))[:10]}, this model has {found[:10]}). Give the model that it was "
             f"trained on{_named(note)}."
         )
+    _check_files(folder, note)
+    # A note of its own making may vouch for anything; so whatever comes of it is a statement about the adapter.
     try:
         return PeftModel.from_pretrained(model, str(folder)).eval()
-    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:
         raise CheckpointError(f"The adapter in {folder} cannot be read ({error}). Export it again.") from error
 
 
@@ -178,9 +186,33 @@ def _read_note(folder: Path) -> dict[str, Any]:
         ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / NOTE} cannot be read ({error}). Export the adapter again.") from error
-    if not isinstance(note, dict) or (note.get("format"), note.get("version")) != (FORMAT, VERSION):
+    if not isinstance(note, dict) or note.get("format") != FORMAT or note.get("version") not in (1, VERSION):
         raise CheckpointError(f"{folder / NOTE} is no note of an adapter of version {VERSION}. Export it again.")
     return note
+
+
+def _check_files(folder: Path, note: dict[str, Any]) -> None:
+    """Refuse files that the note was not written for; PEFT would also take a pickle, or fetch what is not there."""
+    noted = note.get("files")
+    digests = noted if isinstance(noted, dict) else {}
+    for name in (WEIGHTS, CONFIG):
+        try:
+            found = file_digest(folder / name)
+        except OSError as error:
+            raise CheckpointError(
+                f"{folder / name} cannot be read ({error.strerror}). Export the adapter again."
+            ) from error
+        if note["version"] > 1 and digests.get(name) != found:  # notes of version 1 have no digests
+            raise CheckpointError(
+                f"{folder / name} is not the file that {NOTE} was written for. Keep the files of one export together, "
+                "or export the adapter again."
+            )
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 over the bytes of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _named(note: dict[str, Any]) -> str:

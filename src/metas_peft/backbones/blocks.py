@@ -69,20 +69,33 @@ class HeadlessSelfAttention(nn.Module):
         return hidden_states[..., :0], None
 
 
+class NoMap(nn.Module):
+    """A map whose outputs are all gone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., D) -> (..., 0)."""
+        return x[..., :0]
+
+
 class BiasMap(nn.Module):
-    """A map without inputs left: its bias at every position. A Conv1D cannot be run without inputs.
+    """A map without inputs left: its bias, or zeros, at every position.
+
+    Runtimes disagree about products over nothing (a Conv1D refuses them, dynamic quantisation finds no range in them).
 
     Args:
-        bias: (D,).
+        bias: (D,) or None.
+        width: D.
     """
 
-    def __init__(self, bias: nn.Parameter) -> None:
+    def __init__(self, bias: nn.Parameter | None, width: int) -> None:
         super().__init__()
         self.bias = bias
+        self.width = width
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., 0) -> (..., D)."""
-        return self.bias.expand(*x.shape[:-1], -1)
+        values = x.new_zeros(()) if self.bias is None else self.bias
+        return values.expand(*x.shape[:-1], self.width).contiguous()  # some blocks add to it in place
 
 
 class HeadlessAttention(nn.Module):

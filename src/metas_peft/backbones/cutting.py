@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from metas_peft.backbones.blocks import BiasMap, NoMap
 from metas_peft.backbones.family import SubLayer, get, put
 from metas_peft.backbones.layout import Layout
+from metas_peft.backbones.parts import sizes_of
 from metas_peft.core.errors import SubnetError
 from metas_peft.core.records import BackboneShape, LayerPlan, Subnet
 
@@ -122,6 +124,9 @@ def _keep_units(layout: Layout, layer: nn.Module, table: SubLayer, units: tuple[
     for part in layout.parts(table):
         module = get(layer, part.path)
         part.keep(module, part.index(module, kept, total))
+        if not units and not part.tensors:
+            (_, width) = sizes_of(module)
+            put(layer, part.path, NoMap() if part.side == "out" else BiasMap(module.bias, width))
     for path, name in layout.counters(table):
         owner = get(layer, path)
         setattr(owner, name, getattr(owner, name) // total * len(units))

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from metas_peft.backbones.blocks import BiasMap, HeadlessAttention, ZeroAttention, ZeroFeedForward
+from metas_peft.backbones.blocks import HeadlessAttention, ZeroAttention, ZeroFeedForward
 from metas_peft.backbones.family import Family, SubLayer, register
 from metas_peft.backbones.parts import Part
 
@@ -27,7 +27,7 @@ GPT2 = register(
                 parts=(Part("attn.c_attn", "out", segments=3), Part("attn.c_proj", "in")),
                 norms=("ln_1",),
                 absent={"ln_1": nn.Identity, "attn": ZeroAttention},
-                empty=("attn", lambda module: HeadlessAttention("c_proj", BiasMap(module.c_proj.bias))),
+                empty=("attn", lambda module: HeadlessAttention("c_proj", module.c_proj)),
                 counters=(("attn", "split_size"),),
             ),
         ),
@@ -38,7 +38,6 @@ GPT2 = register(
                 parts=(Part("mlp.c_fc", "out"), Part("mlp.c_proj", "in")),
                 norms=("ln_2",),
                 absent={"ln_2": nn.Identity, "mlp": ZeroFeedForward},
-                empty=("mlp.c_proj", lambda module: BiasMap(module.bias)),
             ),
         ),
         head_modules=("score",),

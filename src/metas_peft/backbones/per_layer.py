@@ -25,11 +25,18 @@ def per_layer_config(model: Any, dense_config: Any, shape: BackboneShape, subnet
     kept = [plan for plan in subnet.layers if plan.is_kept]
     values = json.loads(model.config.to_json_string(use_diff=False))
     values["architectures"] = [type(model).__name__]
-    values["per_layer_config"] = {str(i): _layer(plan, text, shape) for i, plan in enumerate(kept)}
+    values["per_layer_config"] = {str(i): layer_entry(plan, text, shape) for i, plan in enumerate(kept)}
     return values
 
 
-def _layer(plan: LayerPlan, config: Any, shape: BackboneShape) -> dict[str, Any]:
+def layer_entry(plan: LayerPlan, config: Any, shape: BackboneShape) -> dict[str, Any]:
+    """Config values of one remaining layer.
+
+    Args:
+        plan: What it keeps.
+        config: Config of the backbone before it was cut.
+        shape: Shape of that backbone.
+    """
     entry: dict[str, Any] = {}
     skip = [name for name, is_there in (("attention", plan.attention), ("mlp", plan.ffn)) if not is_there]
     if skip:

@@ -66,6 +66,18 @@ def shape_of(model: Any, sites: tuple[AdapterSite, ...] = (), model_id: str = ""
     return shape if is_plain else dataclasses.replace(shape, layer_sizes=measured)
 
 
+POSITION_TABLES = ("position_embeddings", "wpe")
+
+
+def longest_sequence(model: Any) -> int | None:
+    """Tokens that a model with learnt absolute positions can read; None where positions are computed."""
+    for name, module in model.base_model.named_modules():
+        if name.rpartition(".")[2] in POSITION_TABLES and isinstance(module, nn.Embedding):
+            # Families that number positions from behind the padding's lose the first places of the table.
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None
+
+
 def ffn_blocks_for(ffn_size: int) -> int:
     """Blocks into which an FFN is divided: 12 or 16 where that divides it, else the largest divisor below 16."""
     for blocks in (12, 16, *range(15, 0, -1)):

@@ -47,7 +47,9 @@ def fingerprint(tensors: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_compact(model: Any, dense_config: Any, subnet: Subnet, folder: Path, about: dict[str, Any]) -> None:
+def save_compact(
+    model: Any, dense_config: Any, subnet: Subnet, folder: Path, about: dict[str, Any], tokenizer: Any = None
+) -> None:
     """Write a compact model; a folder with a plan is whole.
 
     Args:
@@ -56,11 +58,14 @@ def save_compact(model: Any, dense_config: Any, subnet: Subnet, folder: Path, ab
         subnet: What was kept.
         folder: Where to; created.
         about: JSON facts to keep beside the plan (name, quality, origin of costs).
+        tokenizer: What turns texts into its inputs; written beside it, where `AutoTokenizer` finds it.
     """
     tied = skeleton.tied_names(model)
     state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
     shape = shape_of(skeleton.build(type(model), copy.deepcopy(dense_config), buffers=False))
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
     write_json(folder / PER_LAYER, per_layer_config(model, dense_config, shape, subnet))
     with replacing(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata={"format": FORMAT})
@@ -120,11 +125,7 @@ def _build(plan: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
     subnet = Subnet.from_dict(plan["subnet"])
     if subnet.key != plan["key"]:
         raise ValueError(f"its subnet has the key {subnet.key}, not {plan['key']}")
-    architecture = getattr(transformers, plan["architecture"])
-    if not (isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)):
-        raise TypeError(f"{plan['architecture']!r} is no model architecture")
-    values = {k: v for k, v in plan["config"].items() if not k.startswith("_") and k not in RUN_TIME}
-    config = architecture.config_class.from_dict(values)
+    architecture, config = backbone_of(plan)
     n_layers = config.get_text_config().num_hidden_layers
     if n_layers != len(subnet.layers):
         raise ValueError(f"its config has {n_layers} layers, its subnet {len(subnet.layers)}")
@@ -132,11 +133,26 @@ def _build(plan: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
     empty = skeleton.build(architecture, config, buffers=False)
     shape = shape_of(empty)
     cut(empty, shape, subnet)
+    expected = empty.state_dict()  # earlier versions stored maps of size 0 too
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor.numel() or name in expected}
     skeleton.check(empty, tensors)
-    model = skeleton.build(architecture, architecture.config_class.from_dict(values), buffers=True)
+    model = skeleton.build(architecture, backbone_of(plan)[1], buffers=True)
     cut(model, shape, subnet)
     skeleton.fill(model, tensors)
     return model
+
+
+def backbone_of(plan: dict[str, Any]) -> tuple[Any, Any]:
+    """Architecture and config of the backbone that a plan's model was cut from; nothing in them can fetch code.
+
+    Raises:
+        TypeError: The plan names no architecture.
+    """
+    architecture = getattr(transformers, plan["architecture"])
+    if not (isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)):
+        raise TypeError(f"{plan['architecture']!r} is no model architecture")
+    values = {k: v for k, v in plan["config"].items() if not k.startswith("_") and k not in RUN_TIME}
+    return architecture, architecture.config_class.from_dict(values)
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
