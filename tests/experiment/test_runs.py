@@ -33,6 +33,22 @@ def test_stages_of_a_run_are_known(main_run):
     assert marks == set(STAGES)
 
 
+def test_members_carry_tokeniser_and_names_of_classes(main_run):
+    from transformers import AutoTokenizer, pipeline
+
+    import metas_peft
+    from metas_peft.tasks import load_task
+
+    names = load_task("builtin").label_names
+    folders = [*(main_run / "models").iterdir(), *(main_run / "dense" / "models").iterdir()]
+    assert len(folders) == 4
+    for folder in folders:
+        model = metas_peft.load(folder)
+        assert tuple(model.config.id2label.values()) == tuple(names)
+        answer = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(folder))
+        assert answer("a fine film")[0]["label"] in names
+
+
 def test_same_settings_in_another_folder_give_the_same_numbers(main_run, settings, tmp_path):
     again = experiment.run(settings("retarget=[jetson-nano]"), tmp_path / "again", progress=False)
     assert numbers(results_of(again)) == numbers(results_of(main_run))

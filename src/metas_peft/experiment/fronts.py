@@ -67,7 +67,8 @@ def store_front(front: TunedFront, bench: Workbench, folder: Path, method: str) 
     members = []
     for member in front.members:
         target = models / member.subnet.key
-        save_compact(member.model, bench.dense_config, member.subnet, target, {"name": member.name, "method": method})
+        about = {"name": member.name, "method": method}
+        save_compact(member.model, bench.dense_config, member.subnet, target, about, bench.tokenizer)
         size = (target / WEIGHTS).stat().st_size
         members.append(StoredMember(member.name, member.subnet, target, member.gap, size).as_dict())
     if front.gates:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from metas_peft.backbones import add_lora, compact, shape_of
 from metas_peft.backbones.load import LoadedBackbone, load_backbone, locate_backbone
+from metas_peft.backbones.shape import longest_sequence
 from metas_peft.backbones.store import fingerprint
 from metas_peft.backbones.store import load as load_compact
 from metas_peft.conf import METHODS, RunConfig
@@ -30,17 +31,7 @@ from metas_peft.tuning.objectives import Distillation
 logger = logging.getLogger(__name__)
 
 SMALL_MACHINE_CORES = 4
-POSITION_TABLES = ("position_embeddings", "wpe")
 Score = Callable[[Sequence[int], Sequence[int]], dict[str, float]]
-
-
-def longest_sequence(model: Any) -> int | None:
-    """Tokens that a model with learnt absolute positions can read; None where positions are computed."""
-    for name, module in model.base_model.named_modules():
-        if name.rpartition(".")[2] in POSITION_TABLES and isinstance(module, torch.nn.Embedding):
-            # Families that number positions from behind the padding's lose the first places of the table.
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    return None
 
 
 def set_threads(wanted: int | None) -> int:
@@ -126,6 +117,9 @@ class Workbench:
         ):
             if wanted is not None and wanted != found:
                 raise RunFileError(f"{key} is {wanted}, but {model.name} has {found}. Correct it or leave it out.")
+        # Members carry these names, so that an answer can be read without the data set.
+        loaded.model.config.id2label = dict(enumerate(task.label_names))
+        loaded.model.config.label2id = {name: i for i, name in enumerate(task.label_names)}
         longest = longest_sequence(loaded.model)
         for key, tokens in (("dataset.max_length", data.max_length), ("evaluation.seq_len", config.evaluation.seq_len)):
             if tokens is not None and longest is not None and tokens > longest:
