@@ -187,7 +187,7 @@ def layer_ops(shape: BackboneShape, counts: Counts[Any], workload: Workload) -> 
 def _adapter_ends(shape: BackboneShape, counts: Counts[Any]) -> list[Any]:
     """Values that each site's adapter reads and writes per token, each (..., L)."""
     plain = site_ends(shape.hidden, shape.head_size * shape.queries_per_group, shape.head_size)
-    found = []
+    found: list[Any] = []
     for site in shape.sites:
         fixed, per_unit = site.ends if site.ends is not None else plain[site.name]
         presence, units = (counts.ffn, counts.neurons) if site.is_ffn else (counts.attention, counts.heads)

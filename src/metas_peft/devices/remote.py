@@ -20,6 +20,9 @@ from metas_peft.devices.local import LOCAL
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# pyright: basic
+# (pyarrow comes without types.)
+
 # In the home folder of the far side, where `ssh` starts.
 FAR_STORE = ".metas-profile"
 SSH = ("ssh",)

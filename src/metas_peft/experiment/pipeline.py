@@ -320,7 +320,7 @@ class _Experiment:
             for name, front in fronts.items():
                 found[name] = answers(front.members, self.bench.validation, self.bench, title=f"evaluate {name}",
                                       progress=self.progress)  # fmt: skip
-            np.savez(folder / "answers.npz", **found)
+            np.savez(folder / "answers.npz", allow_pickle=False, **found)
             return {}
 
         self.stages.run("evaluate", compute)

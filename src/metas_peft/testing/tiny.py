@@ -111,7 +111,7 @@ def random_subnet(shape: BackboneShape, seed: int, prefix: bool = False) -> Subn
     rng = np.random.default_rng(seed)
 
     def choose(total: int) -> tuple[int, ...]:
-        count = int(rng.choice([0, total, rng.integers(0, total + 1)]))
+        count = int(rng.choice([0, total, int(rng.integers(0, total + 1))]))
         return tuple(range(count)) if prefix else tuple(sorted(rng.permutation(total)[:count].tolist()))
 
     while True:

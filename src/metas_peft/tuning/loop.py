@@ -109,6 +109,7 @@ class _Trainer(transformers.Trainer):
     """A Trainer whose loss comes from an `Objective` and which trains extra parameters at their own rate."""
 
     def __init__(self, objective: Objective, gates: Sequence[torch.nn.Parameter], gate_rate: float, **kwargs: Any):
+        self._lengths = [len(ids) for ids in kwargs["train_dataset"].ids]
         super().__init__(**kwargs)
         self._objective = objective
         self._gates = list(gates)
@@ -117,7 +118,9 @@ class _Trainer(transformers.Trainer):
         # already divided by all accumulated items, and would add up the batches of a step instead of averaging them.
         self.model_accepts_loss_kwargs = False
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """Ask the objective; a loss that is not finite ends the run.
 
         Raises:
@@ -133,7 +136,7 @@ class _Trainer(transformers.Trainer):
         return (loss, None) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return BucketSampler([len(ids) for ids in self.train_dataset.ids], self.args.train_batch_size, self.args.seed)
+        return BucketSampler(self._lengths, self.args.train_batch_size, self.args.seed)
 
     def create_optimizer(self, model: Any = None) -> Any:
         """AdamW over the model's trainable parameters, and the gates in a group of their own without decay."""
