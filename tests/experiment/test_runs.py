@@ -11,7 +11,7 @@ from metas_peft import devices, experiment
 from metas_peft.cli.results import show_results
 from metas_peft.conf import METHODS as METHOD_TABLE
 from metas_peft.conf.compose import load
-from metas_peft.core.errors import CheckpointError, TrainingDivergedError, UsageError
+from metas_peft.core.errors import BudgetInfeasibleError, CheckpointError, TrainingDivergedError, UsageError
 from metas_peft.core.files import read_json
 from metas_peft.experiment.stages import Stages
 from metas_peft.report import write_report
@@ -240,3 +240,30 @@ def test_run_file_of_the_source_runs_with_overrides_only(file, method, measured,
         assert any("cannot be written" in note for note in results["notes"])
         (kept,) = (folder / "profiles").glob("*.json")
         assert len(json.loads(kept.read_text())) == 200
+
+
+def test_budget_is_met_by_a_member_or_refused_before_training(settings, main_run, tmp_path):
+    limit = 0.9 * results_of(main_run)["dense"]["predicted"]["latency_ms"]
+    config = settings("budgets.mode=meet", f"budgets.latency_ms={limit}", "evaluation.baselines=[]")
+    results = results_of(experiment.run(config, tmp_path / "met", progress=False))
+    (chosen,) = [note for note in results["notes"] if "predicted to hold the budgets has" in note]
+    size = float(re.search(r"has ([\d.]+) %", chosen)[1]) / 100
+    held = [m for m in results["front"] if m["predicted"]["latency_ms"] <= limit]
+    assert max(m["flops_fraction"] for m in held) == pytest.approx(size, rel=0.01)
+    impossible = settings("budgets.mode=meet", "budgets.latency_ms=0.001")
+    with pytest.raises(BudgetInfeasibleError, match="the least predicted is"):
+        experiment.run(impossible, tmp_path / "no", progress=False)
+    assert not (tmp_path / "no" / "stages" / "dense").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["budgets.mode=meet"], "there is no budget"),
+        (["budgets.mode=meet", "budgets.latency_ms=5", "method=drop-top"], "a method that predicts costs"),
+    ],
+)
+def test_budget_mode_that_cannot_work_is_refused(settings, tmp_path, overrides, message):
+    with pytest.raises(UsageError, match=message):
+        experiment.run(settings(*overrides), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()

@@ -145,6 +145,11 @@ class BudgetsConfig:
     relative: float | None = key(
         None, "All three as a fraction of the ungated model's cost on the target.", above=0, at_most=1
     )
+    mode: Literal["report", "meet"] = key(
+        "report",
+        "`report`: which members hold the budgets. `meet`: the front also has the largest member that is predicted to "
+        "hold them all, and budgets that no model can hold end the run before it trains.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

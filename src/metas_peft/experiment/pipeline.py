@@ -18,10 +18,10 @@ from metas_peft.conf import METHODS as METHOD_TABLE
 from metas_peft.conf import CostTerm, RunConfig, dump, to_dict, writable_or
 from metas_peft.conf.notices import device_id, notices
 from metas_peft.control.features import self_information
-from metas_peft.core.errors import CalibrationError, CheckpointError
+from metas_peft.core.errors import CalibrationError, CheckpointError, RunFileError
 from metas_peft.core.files import write_json, write_text
 from metas_peft.core.protocols import CostModel
-from metas_peft.core.records import ProfileRecord, Subnet
+from metas_peft.core.records import METRICS, ProfileRecord, Subnet
 from metas_peft.devices import LOCAL, Device, Ledger, Purpose, open_device
 from metas_peft.experiment import results, tables
 from metas_peft.experiment.cache import MeasurementCache
@@ -41,6 +41,7 @@ from metas_peft.experiment.pricing import (
 from metas_peft.experiment.stages import Stages
 from metas_peft.experiment.workbench import Workbench, set_threads
 from metas_peft.surrogate import MetaTrained, Surrogate
+from metas_peft.tuning.budgets import Limits
 from metas_peft.tuning.context import TuningContext
 from metas_peft.tuning.methods import TunedFront
 
@@ -77,6 +78,7 @@ class _Experiment:
         self.config, self.dir, self.progress = config, run_dir, progress
         self.method = METHOD_TABLE[config.method]
         self.base_method = "MetaS-PEFT" if self.method.name.startswith("ablation-") else self.method.name
+        _check_budgets(config)
         self.seed = config.training.seed
         self.threads = set_threads(config.threads)
         self.notes = notices(config)
@@ -128,6 +130,8 @@ class _Experiment:
             self.cache = self.open_cache()
         pool = self.learn_pool() if uses_surrogate or self.rivals_fit_models() else None
         surrogate = self.calibrate(pool, self.config.target) if uses_surrogate and pool else None
+        if surrogate is not None:
+            self.limits(surrogate.bind(bench.shape, bench.workload))  # told before anything is trained
         self.tune_dense()
         fronts = {self.method.name: self.tune(self.method.name, pool, surrogate)}
         for name in self.rivals():
@@ -217,15 +221,31 @@ class _Experiment:
         folder, _ = self.stages.run("dense", compute)
         bench.load_trained(folder / "trained.safetensors")
 
+    def limits(self, cost_model: CostModel | None) -> Limits | None:
+        """The budgets that a member is to hold, where the run file asks for one.
+
+        Raises:
+            BudgetInfeasibleError: No model can hold them.
+        """
+        budgets = self.config.budgets
+        if budgets.mode == "report" or cost_model is None:
+            return None
+        absolute = {m: v for m in METRICS if (v := getattr(budgets, m)) is not None}
+        limits = Limits.of(absolute, budgets.relative, cost_model, self.bench.shape)
+        limits.check()
+        return limits
+
     def context(
-        self, cost_model: CostModel | None, pool: LearntPool | None = None, taken: list[ProfileRecord] | None = None
-    ) -> TuningContext:
+        self, cost_model: CostModel | None, pool: LearntPool | None = None,
+        taken: list[ProfileRecord] | None = None, limits: Limits | None = None,
+    ) -> TuningContext:  # fmt: skip
         """The shared start, handed to one method.
 
         Args:
             cost_model: Calibrated cost model of the target.
             pool: Gives the prior of a model that a method fits to measurements of its own.
             taken: Receives these measurements.
+            limits: Budgets that a member is to hold.
         """
         bench = self.bench
 
@@ -255,6 +275,7 @@ class _Experiment:
                 operating_points=self.config.evaluation.operating_points, seed=self.seed, progress=self.progress,
             )  # fmt: skip
         self._context.cost_model = cost_model
+        self._context.limits = limits
         self._context.fit_on_target = fit_on_target
         return self._context
 
@@ -278,7 +299,7 @@ class _Experiment:
             started = time.monotonic()
             cost_model = surrogate.bind(bench.shape, bench.workload) if surrogate is not None else None
             taken: list[ProfileRecord] = []
-            context = self.context(cost_model, pool, taken)
+            context = self.context(cost_model, pool, taken, self.limits(cost_model))
             front = tune(context, self.base_method if is_main else name, self.config.front)
             seconds = time.monotonic() - started
             facts = store_front(front, bench, folder, name)
@@ -411,6 +432,22 @@ class _Experiment:
         tables.write_rows(self.dir / "front.parquet", tables.front_rows(everything))
         tables.write_rows(self.dir / "records.parquet", self.record_rows)
         write_json(self.dir / "results.json", everything)
+
+
+def _check_budgets(config: RunConfig) -> None:
+    """A budget that a member is to hold takes a limit, and a surrogate to predict with."""
+    budgets = config.budgets
+    if budgets.mode == "report":
+        return
+    if all(getattr(budgets, m) is None for m in (*METRICS, "relative")):
+        raise RunFileError(
+            "budgets.mode=meet, but there is no budget. Set budgets.latency_ms, energy_j, peak_power_w or relative."
+        )
+    if METHOD_TABLE[config.method].cost_term is not CostTerm.SURROGATE:
+        raise RunFileError(
+            f"budgets.mode=meet takes a method that predicts costs on the target, but method={config.method} does not. "
+            "Use method=MetaS-PEFT, or budgets.mode=report."
+        )
 
 
 def _difference(after: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[dict[str, Any]]:

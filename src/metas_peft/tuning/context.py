@@ -19,6 +19,7 @@ from metas_peft.core.errors import SubnetError
 from metas_peft.core.protocols import CostModel
 from metas_peft.core.records import BackboneShape, Cost, Subnet, Workload
 from metas_peft.gates import masked
+from metas_peft.tuning.budgets import Limits
 from metas_peft.tuning.data import Collator, EncodedTexts
 from metas_peft.tuning.loop import LoopSettings, Objective, fit
 from metas_peft.tuning.objectives import Distillation, DistilledObjective, TaskObjective, Teacher
@@ -101,13 +102,14 @@ class TuningContext:
         operating_points: Fractions of the dense FLOPs at which members are wanted, descending.
         seed: Seed of everything random here.
         progress: Whether progress bars are shown.
+        limits: Budgets that one member is to hold, by prediction; None for none.
     """
 
     def __init__(
         self, *, adapted: Any, shape: BackboneShape, data: EncodedTexts, collator: Collator, settings: LoopSettings,
         schedule: Schedule, distillation: Distillation, gates: GateSettings, workload: Workload, weights: Cost[float],
         cost_model: CostModel | None, fit_on_target: Callable[[Sequence[Subnet]], CostModel], target_samples: int,
-        operating_points: Sequence[float], seed: int, progress: bool = True,
+        operating_points: Sequence[float], seed: int, progress: bool = True, limits: Limits | None = None,
     ) -> None:  # fmt: skip
         self.adapted = adapted
         self.network = adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted
@@ -115,6 +117,7 @@ class TuningContext:
         self.schedule, self.distillation, self.gates = schedule, distillation, gates
         self.workload, self.weights, self.cost_model = workload, weights, cost_model
         self.fit_on_target, self.target_samples = fit_on_target, target_samples
+        self.limits = limits
         self.operating_points = sorted(operating_points, reverse=True)
         self.seed, self.progress = seed, progress
         self.teacher: Teacher | None = None

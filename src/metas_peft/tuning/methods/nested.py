@@ -15,6 +15,8 @@ from metas_peft.tuning.pricing import Price, flops_fraction
 logger = logging.getLogger(__name__)
 # The model still loses units when the path ends, and must be able to make up for them.
 PATH_FINAL_RATE = 0.3
+BEYOND_UNIFORM = 0.8  # of the FLOPs at which equally wide layers hold the budgets
+BUDGET = "budget"
 
 
 def nested_front(context: TuningContext, price: Price) -> TunedFront:
@@ -25,9 +27,13 @@ def nested_front(context: TuningContext, price: Price) -> TunedFront:
         price: What decides the order of removal.
     """
     context.reset()
-    points, shape = context.operating_points, context.shape
+    shape, end = context.shape, min(context.operating_points)
+    if context.limits is not None:
+        # Units differ in worth, so that the path may hold the limits later than equally wide layers would.
+        wide = context.limits.uniform_prefix()
+        end = min(end, 0.0 if wide is None else BEYOND_UNIFORM * flops_fraction(wide, shape, context.workload))
     with nested(context.network, shape) as view:
-        shrinking = PathObjective(view, context.distilled(), price, context.workload, end=min(points))
+        shrinking = PathObjective(view, context.distilled(), price, context.workload, end=end)
         context.fit(shrinking, context.schedule.path, "path", offset=1, final_rate=PATH_FINAL_RATE)
         view.set_gates([None] * shape.n_layers, [None] * shape.n_layers)
     scores = {f"importance.{name}": torch.from_numpy(values) for name, values in shrinking.importances.items()}
@@ -43,25 +49,46 @@ def joint_front(context: TuningContext, path: list[Subnet]) -> TunedFront:
     """
     shape, points = context.shape, context.operating_points
     wanted = {p: largest_within(path, p, shape, context.workload) for p in points}
-    # Every mask between the largest and the smallest operating point takes part, not only the chosen ones.
-    trained = path[path.index(wanted[max(points)]) : path.index(wanted[min(points)]) + 1]
+    notes: list[str] = []
+    within = _within_budget(context, path, notes)
+    cut = [*wanted.values(), *within]
+    # Every mask between the largest and the smallest member takes part, not only the chosen ones.
+    places = [path.index(subnet) for subnet in cut]
+    trained = path[min(places) : max(places) + 1]
     if context.schedule.joint:
         with nested(context.network, shape) as view:
             context.fit(
-                JointObjective(view, context.distilled(), trained, list(wanted.values()), context.seed),
+                JointObjective(view, context.distilled(), trained, cut, context.seed),
                 context.schedule.joint,
                 "joint",
                 offset=2,
             )
     sizes = {p: flops_fraction(subnet, shape, context.workload) for p, subnet in wanted.items()}
     missed = [p for p in points if sizes[p] > p + TOLERANCE]
-    notes = []
     if missed:
         notes.append(
             f"No subnet on the path is as small as the operating point {', '.join(f'{p:g}' for p in missed)}; the "
             f"smallest has {100 * sizes[missed[0]]:.3g} % of the dense FLOPs and is named so."
         )
-        logger.warning(notes[-1])
+    for note in notes:
+        logger.warning(note)
     # A member is named after the point it was cut for, or after its size where it is larger than that.
     names = {subnet.key: (f"{100 * max(p, sizes[p] * (p in missed)):.3g} %", subnet) for p, subnet in wanted.items()}
-    return TunedFront([context.cut(name, subnet) for name, subnet in names.values()], path=path, notes=notes)
+    for subnet in within:
+        names.setdefault(subnet.key, (BUDGET, subnet))
+    members = [context.cut(name, subnet) for name, subnet in names.values()]
+    members.sort(key=lambda m: -flops_fraction(m.subnet, shape, context.workload))
+    return TunedFront(members, path=path, notes=notes)
+
+
+def _within_budget(context: TuningContext, path: list[Subnet], notes: list[str]) -> list[Subnet]:
+    """The largest subnet of a path that is predicted to hold the budgets, where there are any."""
+    if context.limits is None:
+        return []
+    holding = [s for s, holds in zip(path, context.limits.hold(path), strict=True) if holds]
+    if not holding:
+        notes.append("No subnet on the path is predicted to hold the budgets; allow it more steps, or relax them.")
+        return []
+    size = 100 * flops_fraction(holding[0], context.shape, context.workload)
+    notes.append(f"The largest subnet on the path that is predicted to hold the budgets has {size:.3g} % of the FLOPs.")
+    return holding[:1]

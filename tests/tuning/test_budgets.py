@@ -1,0 +1,72 @@
+"""Budgets that one member of the front is to hold."""
+
+import numpy as np
+import pytest
+
+from metas_peft.core.errors import BudgetInfeasibleError
+from metas_peft.core.records import Subnet
+from metas_peft.costs import MINILM, Counts
+from metas_peft.testing.tuning import TINY_WORKLOAD, tiny_context, tiny_cost_model
+from metas_peft.tuning.budgets import Limits
+from metas_peft.tuning.methods import METHODS
+from metas_peft.tuning.pricing import flops_fraction
+
+COST = tiny_cost_model(MINILM)
+DENSE = COST(Counts.dense(MINILM))
+
+
+def test_relative_limit_is_of_the_predicted_dense_cost_and_the_tighter_one_counts():
+    limits = Limits.of({"latency_ms": 0.3 * DENSE.latency_ms, "energy_j": DENSE.energy_j}, 0.5, COST, MINILM)
+    assert limits.values == pytest.approx(
+        {
+            "latency_ms": 0.3 * DENSE.latency_ms,
+            "energy_j": 0.5 * DENSE.energy_j,
+            "peak_power_w": 0.5 * DENSE.peak_power_w,
+        }
+    )
+
+
+def test_all_limits_must_hold():
+    subnets = [Subnet.prefix([k] * 6, [k] * 6) for k in (12, 6, 3)]
+    costs = [COST(Counts.of(s, MINILM)) for s in subnets]
+    between = (costs[0].latency_ms + costs[1].latency_ms) / 2
+    assert Limits({"latency_ms": between}, COST, MINILM).hold(subnets).tolist() == [False, True, True]
+    both = Limits({"latency_ms": between, "energy_j": costs[2].energy_j}, COST, MINILM)
+    assert both.hold(subnets).tolist() == [False, False, True]
+    assert Limits({}, COST, MINILM).hold(subnets).all()
+
+
+def test_budget_that_no_model_holds_is_told_with_the_least_that_is_predicted():
+    least = COST(Counts.of(Subnet.prefix([1] + [0] * 5, [0] * 6), MINILM)).latency_ms
+    block = COST(Counts.of(Subnet.prefix([0] * 6, [1] + [0] * 5), MINILM)).latency_ms
+    Limits({"latency_ms": 1.01 * min(least, block)}, COST, MINILM).check()
+    with pytest.raises(
+        BudgetInfeasibleError, match=rf"latency_ms=.* \(the least predicted is {min(least, block):.4g} ms"
+    ):
+        Limits({"latency_ms": 0.99 * min(least, block), "energy_j": 9.0}, COST, MINILM).check()
+
+
+def test_uniform_prefix_is_the_widest_that_holds():
+    limits = Limits({"energy_j": 0.6 * DENSE.energy_j}, COST, MINILM)
+    found = limits.uniform_prefix()
+    width = len(found.layers[0].heads)
+    wider = Subnet.prefix([width + 1] * 6, [width + 1] * 6)
+    assert limits.hold([found, wider]).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("fraction", [0.9, 0.6, 0.25])
+def test_front_has_the_largest_member_of_the_path_that_holds(fraction):
+    context = tiny_context("bert", path_steps=24, joint_steps=2, operating_points=(0.8, 0.5))
+    dense = context.cost_model(Counts.dense(context.shape)).latency_ms
+    limits = Limits({"latency_ms": fraction * dense}, context.cost_model, context.shape)
+    context.train_dense()
+    context.limits = limits
+    front = METHODS["MetaS-PEFT"]().tune(context)
+    holding = [s for s, h in zip(front.path, limits.hold(front.path), strict=True) if h]
+    assert len(holding) < len(front.path)
+    assert holding[0].key in {m.subnet.key for m in front.members}
+    sizes = [flops_fraction(m.subnet, context.shape, TINY_WORKLOAD) for m in front.members]
+    assert sizes == sorted(sizes, reverse=True)
+    assert [m.name for m in front.members if m.name not in ("80 %", "50 %")] in (["budget"], [])
+    assert any("predicted to hold the budgets" in note for note in front.notes)
+    assert np.all([m.gap < 1e-4 for m in front.members])
