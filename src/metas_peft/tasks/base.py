@@ -107,6 +107,11 @@ class Task(ABC):
 
     name: str
 
+    @property
+    def repository(self) -> str:
+        """Repository of the hub that has the examples, `OWNER/NAME`; empty where none has."""
+        return ""
+
     @abstractmethod
     def load(self, request: DatasetRequest) -> TaskData:
         """Read the examples.

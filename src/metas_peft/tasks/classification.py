@@ -48,6 +48,11 @@ class TextClassification(Task):
     subfolders: tuple[str, ...] = ()
     stand_in: Task | None = field(default=None, repr=False)
 
+    @property
+    def repository(self) -> str:
+        """The best one that is known."""
+        return self.hub[0].repo if self.hub else ""
+
     def score(self, predictions: Sequence[int], labels: Sequence[int]) -> dict[str, float]:
         """Metrics of predicted label indices, headline first."""
         return self.scores(confusion(predictions, labels, len(self.label_names)))
