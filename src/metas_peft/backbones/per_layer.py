@@ -47,7 +47,8 @@ def layer_entry(plan: LayerPlan, config: Any, shape: BackboneShape) -> dict[str,
         if groups is not None:
             # A single key and value head serves however many query heads are left.
             entry["num_key_value_heads"] = groups if groups == 1 else len(plan.heads)
-        entry["head_dim"] = shape.head_size
+        if getattr(config, "head_dim", None) in (None, shape.head_size):  # latent attention has other widths too
+            entry["head_dim"] = shape.head_size
     if plan.ffn:
         for name in WIDTHS:
             width = getattr(config, name, None)

@@ -56,6 +56,10 @@ class CheckpointError(MetasPeftError, RuntimeError):
     """A stored artefact that is truncated, of another version, or belongs to something else."""
 
 
+class ExportError(MetasPeftError, RuntimeError):
+    """An artefact that cannot be made here, or that does not answer as the model it was made of."""
+
+
 class SubnetError(MetasPeftError, ValueError):
     """A choice of layers, heads, blocks or ranks that no model can take."""
 

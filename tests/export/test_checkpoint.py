@@ -1,0 +1,119 @@
+"""Members as model files: what other programs load answers as the member does, or is refused by them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+
+import metas_peft
+from metas_peft.backbones import compact, shape_of
+from metas_peft.backbones.store import load, save_compact
+from metas_peft.core.errors import CheckpointError, ExportError, OutputError
+from metas_peft.core.records import LayerPlan, Subnet
+from metas_peft.export.checkpoint import COMPACT, PLAIN, export_checkpoint
+from metas_peft.export.members import find_member
+from metas_peft.testing.families import TINY_FAMILIES
+from metas_peft.testing.tiny import tiny_batch, tiny_model
+
+# Their head size is in the config, so that any number of heads is a model of theirs.
+FREE_HEADS = ("llama", "mistral", "qwen3", "gemma3", "gpt-oss", "llama4", "deepseek-v3")
+
+
+def logits(model, batch):
+    with torch.no_grad():
+        return model(**batch).logits
+
+
+def uniform_member(family, folder):
+    """A stored member with half of the heads and neurons in two of three layers."""
+    model = tiny_model(family, language_model=TINY_FAMILIES[family].language_model is not None)
+    shape = shape_of(model)
+    half = LayerPlan(True, True, tuple(range(shape.n_kv_heads // 2)), tuple(range(shape.ffn_blocks // 2)))
+    subnet = Subnet((half, LayerPlan(False, False, (), ()), half))
+    save_compact(compact(model, shape, subnet), model.config, subnet, folder, {"name": "half"})
+    return find_member(folder, None)
+
+
+def test_exported_member_is_the_member_bit_for_bit(front, tmp_path):
+    member = find_member(front(), "30 %")
+    done = export_checkpoint(member, tmp_path / "out")
+    assert (done.kind, done.agreement.gap) == (COMPACT, 0.0)
+    assert done.load == f"metas_peft.load({str(tmp_path / 'out')!r})"
+    assert done.size_bytes == (tmp_path / "out" / "compact.safetensors").stat().st_size
+    again, model = metas_peft.load(tmp_path / "out"), load(member.folder)
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+    assert again.config.id2label == {0: "bad", 1: "good"}
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out")("a fine film")["input_ids"]
+
+
+@pytest.mark.parametrize("options", [{}, {"ignore_mismatched_sizes": True}])
+def test_transformers_refuses_the_compact_model(front, tmp_path, options):
+    export_checkpoint(find_member(front(), "30 %"), tmp_path / "out")
+    with pytest.raises((OSError, ValueError)):
+        transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", **options)
+    with pytest.raises((OSError, ValueError)):
+        transformers.BertForSequenceClassification.from_pretrained(tmp_path / "out", **options)
+
+
+def test_bfloat16_halves_the_file(front, tmp_path):
+    member = find_member(front(), "60 %")
+    whole, half = (export_checkpoint(member, tmp_path / str(bits), bits=bits) for bits in (32, 16))
+    tensors = load(tmp_path / "16").state_dict()
+    assert {t.dtype for t in tensors.values()} == {torch.bfloat16}
+    stored = sum(t.numel() for t in tensors.values())
+    assert whole.size_bytes - half.size_bytes == pytest.approx(2 * stored, abs=200)  # the headers differ a little
+    assert 0 < half.agreement.gap < 2e-2 * max(1.0, half.agreement.scale)
+
+
+def test_other_widths_and_full_folders_are_refused(front, tmp_path):
+    member = find_member(front(), "60 %")
+    with pytest.raises(ExportError, match="32, 16 bits, not 8"):
+        export_checkpoint(member, tmp_path / "out", bits=8)
+    (tmp_path / "mine").touch()
+    with pytest.raises(OutputError, match="not empty"):
+        export_checkpoint(member, tmp_path)
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_uniform_member_is_a_plain_checkpoint_where_a_config_can_say_it(family, tmp_path):
+    member = uniform_member(family, tmp_path / "member")
+    done = export_checkpoint(member, tmp_path / "out")
+    if done.kind == PLAIN:
+        again = type(load(member.folder)).from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
+        model = load(member.folder)
+        model.set_attn_implementation("eager")
+        batch = tiny_batch()
+        assert torch.allclose(logits(again, batch), logits(model, batch), atol=1e-6)
+        assert again.config.num_hidden_layers == 2
+    assert (done.kind == PLAIN) == (family in FREE_HEADS), done.kind
+
+
+def test_plain_checkpoint_loads_where_this_package_is_not(tmp_path):
+    member = uniform_member("llama", tmp_path / "member")
+    done = export_checkpoint(member, tmp_path / "out")
+    script = (
+        "import sys\n"
+        "for name in ('metas_peft', 'peft'): sys.modules[name] = None\n"
+        f"import torch, transformers\nmodel = {done.load}.eval()\n"
+        "ids = torch.arange(2, 9)[None]\n"
+        "print(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1].tolist())\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr[-2000:]
+    ids = torch.arange(2, 9)[None]
+    expected = logits(load(member.folder), {"input_ids": ids, "attention_mask": torch.ones_like(ids)})[0, -1]
+    assert torch.allclose(torch.tensor(json.loads(found.stdout)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"not json at all"])
+def test_damaged_member_is_refused(front, tmp_path, damage):
+    import shutil
+
+    folder = shutil.copytree(find_member(front(), "30 %").folder, tmp_path / "member")
+    member = find_member(folder, None)
+    (folder / "plan.json").write_bytes(damage)
+    with pytest.raises(CheckpointError, match="plan.json"):
+        export_checkpoint(member, tmp_path / "out")
