@@ -12,11 +12,18 @@ from metas_peft.core.store import RecordStore
 from metas_peft.costs import MINILM
 from metas_peft.devices import Specimen, open_device
 from metas_peft.devices.configurations import draw_configurations
-from metas_peft.devices.importing import BARE_NAMES, ImportRules, import_file
+from metas_peft.devices.importing import BARE_NAMES, ImportRules, import_files
 from metas_peft.devices.profiling import profile
 from metas_peft.devices.sheet import read_configurations, write_sheet
 
 HEADER = "device,batch_size,flops,weight_bytes"
+HEAD = "device,batch_size,latency_ms,flops,weight_bytes\n"
+
+
+def import_file(path, store, rules, **options):
+    """The records of one file, added."""
+    (found,) = import_files([path], store, rules, **options)
+    return found.records
 
 
 @pytest.fixture
@@ -166,7 +173,7 @@ def test_same_file_twice_is_refused_and_what_was_added_to_it_is_not(tmp_path, st
     grown = write(tmp_path, text + "d,2,1e9,1e6,9\n")
     found = import_file(grown, store, ImportRules(), skip_invalid=True)
     assert (len(found), len(found.left_out)) == (1, 1)
-    assert [r["latency_ms"] for r in store.read().rows()] == [5.0, 9.0]
+    assert sorted(r["latency_ms"] for r in store.read().rows()) == [5.0, 9.0]
 
 
 @pytest.mark.parametrize(("name", "text"), [("a.xlsx", ""), ("a.json", "{"), ("a.csv", ""), ("a.parquet", "text")])
@@ -214,3 +221,58 @@ def test_file_that_is_no_sheet_is_named(tmp_path):
         read_configurations(write(tmp_path, "a,b\n1,2\n"))
     with pytest.raises(InvalidRecordError, match="Cannot read the sheet"):
         read_configurations(tmp_path / "none.csv")
+
+
+# ---- several files, origins, numbers of rows
+
+
+def test_nothing_is_added_when_one_of_the_files_is_refused(tmp_path, store):
+    good = write(tmp_path, HEAD + "a,1,5,10,20\n", "good.csv")
+    bad = write(tmp_path, HEAD + "a,1,-5,10,20\n", "bad.csv")
+    with pytest.raises(InvalidRecordError, match="bad.csv"):
+        import_files([good, bad], store, ImportRules())
+    assert not store.parts()
+    with pytest.raises(InvalidRecordError, match="in another file of this command"):
+        import_files([good, write(tmp_path, good.read_text(), "again.csv")], store, ImportRules())
+    assert not store.parts()
+
+
+def test_same_file_imported_by_two_processes_at_once_is_there_once(tmp_path, store, monkeypatch):
+    file = write(tmp_path, HEAD + "a,1,5,10,20\nb,1,6,10,20\n", "f.csv")
+    # Neither sees what the other is about to write.
+    monkeypatch.setattr(RecordStore, "already_there", lambda self, table: set())
+    for _ in range(2):
+        import_files([file], store, ImportRules())
+    assert len(store.read()) == 2
+
+
+@pytest.mark.parametrize("constants", [{"origin_energy": "measured", "origin_latency": "measured"}, {"machine": "x"}])
+def test_rules_never_make_a_number_measured(tmp_path, store, constants):
+    import_file(write(tmp_path, HEAD + "a,1,5,10,20\n", "f.csv"), store, ImportRules())
+    other = RecordStore(tmp_path / "other")
+    import_file(store.parts()[0], other, ImportRules(constants=constants))
+    (row,) = other.read().rows()
+    assert {row.get(name) for name in ("origin", "origin_energy", "origin_latency")} <= {"imported", None}
+
+
+def test_rows_are_named_by_their_place_in_the_file(tmp_path, store):
+    text = HEAD + "a,1,,10,20\nb,1,5,10,20\nc,1,inf,10,20\nd,1,-5,10,20\ne,1,nan,10,20\n"
+    with pytest.raises(InvalidRecordError, match="row 3 of f.csv.*row 4 of f.csv.*row 5 of f.csv") as error:
+        import_file(write(tmp_path, text, "f.csv"), store, ImportRules())
+    assert "row 1" not in str(error.value)
+    (found,) = import_files([tmp_path / "f.csv"], store, ImportRules(), skip_invalid=True)
+    assert (len(found.records), len(found.records.left_out), found.waiting) == (1, 3, (1,))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("numbers.json", "[1, 2, 3]"),
+        ("mixed.json", '[{"device": "a", "batch_size": 1}, {"device": 3, "batch_size": "x"}]'),
+        ("head.csv", HEAD),
+        ("empty.json", "[]"),
+    ],
+)
+def test_odd_files_are_refused_in_a_sentence(tmp_path, store, name, text):
+    with pytest.raises(InvalidRecordError, match=name):
+        import_file(write(tmp_path, text, name), store, ImportRules())

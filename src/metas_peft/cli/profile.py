@@ -193,21 +193,25 @@ def import_(
 ) -> None:
     """Add somebody else's measurements to a record store."""
     from metas_peft.core.store import RecordStore
-    from metas_peft.devices.importing import ImportRules, import_file
+    from metas_peft.devices.importing import ImportRules, import_files
 
     log_to_stderr()
     rules = ImportRules(_pairs(names, "--map"), _pairs(units, "--unit"), _pairs(constants, "--set"))
-    records = RecordStore(store)
-    rows: list[dict[str, Any]] = []
-    for file in files:
-        found = import_file(file, records, rules, skip_invalid=skip_invalid)
-        rows.append({"file": str(file), "added": len(found), "left_out": list(found.left_out)})
+    rows: list[dict[str, Any]] = [
+        {
+            "file": str(f.path), "added": len(f.records), "left_out": list(f.records.left_out),
+            "without_latency": list(f.waiting),
+        }
+        for f in import_files(files, RecordStore(store), rules, skip_invalid=skip_invalid)
+    ]  # fmt: skip
     if not give({"store": str(store), "files": rows}, json_target):
         return
     for row in rows:
         typer.echo(f"{row['file']}: {row['added']} rows added to {store}, {len(row['left_out'])} problems left out")
         for problem in row["left_out"]:
             say(problem)
+        if row["without_latency"]:
+            say(f"Not measured yet, and left for later: row {', '.join(map(str, row['without_latency']))}")
 
 
 def shape_of_name(name: str) -> BackboneShape:

@@ -20,7 +20,7 @@ import datetime
 import logging
 import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,8 +130,14 @@ class RecordStore:
         table = pa.table({n: _column([row.get(n) for row in stamped], n) for n in names})
         return self.append_table(table)
 
-    def append_table(self, table: "pa.Table") -> Path:
-        """Add a table as one part file; see `append`."""
+    def append_table(self, table: "pa.Table", name: str | None = None) -> Path:
+        """Add a table as one part file; see `append`.
+
+        Args:
+            table: Its rows.
+            name: Of the part, where the same rows must not come in twice however many processes add them at once; one
+                that no other writer uses if absent.
+        """
         import pyarrow.parquet as pq
 
         if self.is_file or self.path.is_file():
@@ -143,7 +149,8 @@ class RecordStore:
             raise InvalidRecordError(_named("New records", problems, [(self.path, 0)]))
         checked = checked.replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION).encode()})
         now = datetime.datetime.now(datetime.UTC)
-        part = self.path / f"part-{now:%Y%m%dT%H%M%S%f}Z-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+        unique = f"{now:%Y%m%dT%H%M%S%f}Z-{os.getpid()}-{secrets.token_hex(4)}"
+        part = self.path / f"part-{name or unique}{SUFFIX}"
         with replacing(part) as temporary:
             pq.write_table(checked, temporary, compression="zstd")
         return part
@@ -175,21 +182,32 @@ class RecordStore:
 
     def already_there(self, table: "pa.Table") -> set[int]:
         """Rows of a normalised table that the store has already, the same in every column of the table."""
-        if not self.parts():
-            return set()
-        own = self.read(skip_invalid=True).table
-        shared = [name for name in table.column_names if name in own.column_names]
-        if len(shared) < len(table.column_names):
-            return set()
-        both = _joined([own.select(shared), table.select(shared)], [self.path, self.path])
-        return {row - len(own) for row, first in duplicates(both).items() if row >= len(own) > first}
+        return repeated(self.read(skip_invalid=True).table, table) if self.parts() else set()
 
 
-def check_table(table: "pa.Table", where: Path, *, skip_invalid: bool = False) -> Records:
-    """Check a table that was read from somewhere else; see `RecordStore.read`."""
+def repeated(earlier: "pa.Table", table: "pa.Table") -> set[int]:
+    """Rows of a normalised table that an earlier one has, the same in every column of the table."""
+    shared = [name for name in table.column_names if name in earlier.column_names]
+    if len(shared) < len(table.column_names):
+        return set()
+    both = _joined([earlier.select(shared), table.select(shared)], [Path("records"), Path("records")])
+    return {row - len(earlier) for row, first in duplicates(both).items() if row >= len(earlier) > first}
+
+
+def check_table(
+    table: "pa.Table", where: Path, *, skip_invalid: bool = False, waiting: Set[int] = frozenset()
+) -> Records:
+    """Check a table that was read from somewhere else; see `RecordStore.read`.
+
+    Args:
+        table: Its rows.
+        where: What it is called in messages.
+        skip_invalid: Leave wrong rows out instead of refusing.
+        waiting: Rows that are not filled in yet: left out, and not judged.
+    """
     check_needed(table.column_names, str(where))
     fixed, problems = normalise(table)
-    return _checked(fixed, problems + find_problems(fixed), [(where, 0)], skip_invalid)
+    return _checked(fixed, problems + find_problems(fixed), [(where, 0)], skip_invalid, waiting)
 
 
 def schema_version(path: Path) -> int | None:
@@ -200,20 +218,26 @@ def schema_version(path: Path) -> int | None:
 
 
 def _checked(
-    table: "pa.Table", problems: list[Problem], offsets: list[tuple[Path, int]], skip_invalid: bool
+    table: "pa.Table",
+    problems: list[Problem],
+    offsets: list[tuple[Path, int]],
+    skip_invalid: bool,
+    waiting: Set[int] = frozenset(),
 ) -> Records:
     for row, first in duplicates(table).items():
         problems.append(Problem(row, "", f"repeats {_place(first, offsets)} in every column"))
-    problems.sort()
-    if not problems:
+    problems = sorted(p for p in problems if p.row not in waiting)
+    if not problems and not waiting:
         return Records(table)
     where = str(offsets[0][0] if len(offsets) == 1 else offsets[0][0].parent)
-    if not skip_invalid:
+    if problems and not skip_invalid:
         raise InvalidRecordError(_named(where, problems, offsets) + " Mend the file, or skip such rows.")
     bad = {p.row for p in problems}
-    logger.warning("%s: %d of %d rows are left out. %s", where, len(bad), len(table), _named(where, problems, offsets))
+    if bad:
+        listing = _named(where, problems, offsets)
+        logger.warning("%s: %d of %d rows are left out. %s", where, len(bad), len(table), listing)
     keep = np.ones(len(table), dtype=bool)
-    keep[sorted(bad)] = False
+    keep[sorted(bad | waiting)] = False
     return Records(table.filter(keep), tuple(_sentence(p, offsets) for p in problems))
 
 

@@ -8,9 +8,9 @@ What somebody else's meter read is `imported`, whatever the file calls it; what 
 stays that. Only a part file of this project keeps `measured`.
 """
 
+import hashlib
 import json
-import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,15 +18,13 @@ from typing import TYPE_CHECKING, Any
 from metas_peft.core.columns import COLUMNS, Kind
 from metas_peft.core.errors import InvalidRecordError, UsageError, nearest
 from metas_peft.core.records import METRIC_NAMES, Origin
-from metas_peft.core.store import Records, RecordStore, check_table, schema_version
+from metas_peft.core.store import Records, RecordStore, check_table, repeated, schema_version
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 # pyright: basic
 # (pyarrow comes without types.)
-
-logger = logging.getLogger(__name__)
 
 # Unit -> dimension, and factor to the unit that our columns of this dimension are in.
 UNITS: dict[str, tuple[str, float]] = {
@@ -71,44 +69,78 @@ class ImportRules:
     constants: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def import_file(path: Path, store: RecordStore, rules: ImportRules, *, skip_invalid: bool = False) -> Records:
-    """Read a file and add its rows to a store as one part.
+@dataclass(frozen=True)
+class Found:
+    """What one file holds, checked.
+
+    Attributes:
+        path: The file.
+        records: Rows to add, and what was wrong with those that were left out.
+        waiting: Rows (from 1) that have no latency yet.
+    """
+
+    path: Path
+    records: Records
+    waiting: tuple[int, ...]
+
+
+def import_files(
+    paths: Sequence[Path], store: RecordStore, rules: ImportRules, *, skip_invalid: bool = False
+) -> list[Found]:
+    """Read files and add their rows to a store, one part each: all of them, or none if one is refused.
 
     Args:
-        path: A `.csv`, `.tsv`, `.parquet`, `.jsonl` or `.json` file.
+        paths: `.csv`, `.tsv`, `.parquet`, `.jsonl` or `.json` files.
         store: Where the rows go.
         rules: Names, units, constants.
         skip_invalid: Leave wrong rows out instead of refusing the file.
 
     Returns:
-        What was added, and what was wrong with the rows that were left out.
+        What was added, per file.
 
     Raises:
-        InvalidRecordError: The file cannot be read, or a row is wrong or in the store already.
+        InvalidRecordError: A file cannot be read, or a row is wrong or in the store already.
         UsageError: A rule names a column or a unit that does not exist.
     """
+    found: list[Found] = []
+    for path in paths:
+        found.append(_check(path, store, [f.records.table for f in found], rules, skip_invalid))
+    for one in found:
+        if len(one.records):
+            # Two processes that import the same rows at once write the same part.
+            digest = hashlib.sha256(repr(one.records.rows()).encode()).hexdigest()[:24]
+            store.append_table(one.records.table, f"import-{digest}")
+    return found
+
+
+def _check(
+    path: Path, store: RecordStore, earlier: Sequence["pa.Table"], rules: ImportRules, skip_invalid: bool
+) -> Found:
     table = read_foreign(path, rules)
+    if len(table) == 0:
+        raise InvalidRecordError(f"{path} holds no rows. Name a file with measurements.")
+    waiting: set[int] = set()
     if "latency_ms" in table.column_names:
-        measured = table.filter(_is_filled(table["latency_ms"]))
-        if len(measured) < len(table):
-            logger.info("%s: %d rows without a latency are not measured yet.", path, len(table) - len(measured))
-        if len(measured) == 0:
+        filled = _is_filled(table["latency_ms"]).to_pylist()
+        waiting = {row for row, is_there in enumerate(filled) if not is_there}
+        if len(waiting) == len(table):
             raise InvalidRecordError(f"{path}: no row has a latency. Fill in the column latency_ms first.")
-        table = measured
-    found = check_table(table, path, skip_invalid=skip_invalid)
+    # Its own numbers of rows are what a user can look up.
+    numbers = [row + 1 for row in range(len(table)) if row not in waiting]
+    found = check_table(table, path, skip_invalid=skip_invalid, waiting=waiting)
     known = store.already_there(found.table)
+    for other in earlier:
+        known |= repeated(other, found.table)
     if known and not skip_invalid:
         raise InvalidRecordError(
-            f"{path}: row {min(known) + 1} of what was read, and {len(known) - 1} others, are in {store.path} already. "
-            "Import a file once; skip such rows if it has grown since."
+            f"{path}: row {numbers[min(known)]} and {len(known) - 1} others are in {store.path} already, or in another "
+            "file of this command. Import a file once; --skip-invalid takes what is new if it has grown since."
         )
     if known:
         keep = [row for row in range(len(found)) if row not in known]
-        left_out = tuple(f"row {row + 1}: is in the store already" for row in sorted(known))
+        left_out = (f"{len(known)} rows are in the store already",)
         found = Records(found.table.take(keep), found.left_out + left_out)
-    if len(found):
-        store.append_table(found.table)
-    return found
+    return Found(path, found, tuple(sorted(row + 1 for row in waiting)))
 
 
 def read_foreign(path: Path, rules: ImportRules) -> "pa.Table":
@@ -117,7 +149,7 @@ def read_foreign(path: Path, rules: ImportRules) -> "pa.Table":
     table = _in_our_units(table, rules, path)
     for column, value in rules.constants.items():
         table = _with_constant(table, _ours(column), value, path)
-    return _with_origin(table, path)
+    return _with_origin(table, path, is_untouched=rules == ImportRules())
 
 
 def _read(path: Path) -> "pa.Table":
@@ -132,13 +164,19 @@ def _read(path: Path) -> "pa.Table":
             return pyarrow.parquet.ParquetFile(path).read()
         if suffix in (".csv", ".tsv"):
             options = pyarrow.csv.ParseOptions(delimiter="," if suffix == ".csv" else "\t")
-            strings = pyarrow.csv.ConvertOptions(strings_can_be_null=True)
+            # An empty cell is not measured; a NaN is a wrong number, and must reach the checks as one.
+            strings = pyarrow.csv.ConvertOptions(
+                strings_can_be_null=True, null_values=["", "NA", "N/A", "null", "None"]
+            )
             return pyarrow.csv.read_csv(path, parse_options=options, convert_options=strings)
         if suffix in (".jsonl", ".ndjson", ".json"):
             if path.read_text(encoding="utf-8").lstrip().startswith("["):
-                return pa.Table.from_pylist(json.loads(path.read_text(encoding="utf-8")))
+                rows = json.loads(path.read_text(encoding="utf-8"))
+                if not all(isinstance(row, dict) for row in rows):
+                    raise ValueError("a list of objects was expected, one per measurement")
+                return pa.Table.from_pylist(rows)
             return pyarrow.json.read_json(path)
-    except (OSError, ValueError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise InvalidRecordError(f"Cannot read {path}: {error}. Check the file.") from error
     raise InvalidRecordError(f"{path}: .csv, .tsv, .parquet, .jsonl or .json was expected, by the end of its name.")
 
@@ -205,11 +243,14 @@ def _with_constant(table: "pa.Table", column: str, value: str, path: Path) -> "p
     return table.append_column(column, pa.array([parsed] * len(table)))
 
 
-def _with_origin(table: "pa.Table", path: Path) -> "pa.Table":
-    """The table with `origin`, and without what only this project's own meters may claim."""
+def _with_origin(table: "pa.Table", path: Path, is_untouched: bool) -> "pa.Table":
+    """The table with `origin`, and without what only this project's own meters may claim.
+
+    A part of a store keeps its origins, unless the import's rules changed anything in it.
+    """
     import pyarrow as pa
 
-    if path.suffix == ".parquet" and schema_version(path) is not None:
+    if is_untouched and path.suffix == ".parquet" and schema_version(path) is not None:
         return table
     weaker = {str(Origin.MODELLED), str(Origin.SIMULATED)}
     names = ["origin", *(f"origin_{metric}" for metric in METRIC_NAMES.values())]
