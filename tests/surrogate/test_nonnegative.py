@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metas_peft.surrogate.nonnegative import fit_nonnegative
+from metas_peft.surrogate import nonnegative
+from metas_peft.surrogate.nonnegative import fit_nonnegative, fit_nonnegative_many
 
 WEIGHTS = np.array([0.3, 2.0, 0.0, 1.5, 0.7])
 
@@ -66,3 +67,19 @@ def test_fit_is_never_negative_and_always_predicts_something(rows: list[list[flo
     assert (found >= 0).all()
     assert np.isfinite(found).all()
     assert (terms @ found > 0).all()
+
+
+@pytest.mark.parametrize("spread", [0.03, 0.2])
+def test_many_fits_equal_single_fits(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    terms = rng.lognormal(0, 1, (200, 5, 6))
+    terms[:, :, 1] = 1.01 * terms[:, :, 0]
+    terms[:50, :, 3] = 0.0
+    target = rng.lognormal(0, 0.6, (200, 5))
+    monkeypatch.setattr(nonnegative, "ITERATIONS", 4)
+    monkeypatch.setattr(nonnegative, "LEAST_SPREAD", spread)
+    alone = np.stack([fit_nonnegative(t, y, ridge=0.01) for t, y in zip(terms[50:], target[50:], strict=True)])
+    together = fit_nonnegative_many(terms, target, ridge=0.01, least_spread=spread, iterations=4)
+    assert together[50:] == pytest.approx(alone, abs=1e-9)
+    assert (together[:50, 3] == 0).all()
+    assert (together >= 0).all()

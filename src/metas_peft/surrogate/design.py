@@ -8,6 +8,9 @@ import numpy as np
 from metas_peft.core.errors import UsageError
 from metas_peft.core.records import PaperCost
 
+# Information before the first point; small beside that of one row.
+D_OPTIMAL_START = 1e-3
+
 
 def design(
     papers: Sequence[PaperCost[float]], k: int, method: Literal["random", "quantiles"] = "random", *, seed: int = 0
@@ -35,3 +38,27 @@ def design(
         places = np.rint(np.linspace(0, len(papers) - 1, k)).astype(int)
         return sorted(order[places].tolist())
     raise UsageError(f"Unknown design {method!r}; known: random, quantiles.")
+
+
+def d_optimal(terms: np.ndarray, k: int) -> list[int]:
+    """Choose rows whose terms span the most: greedily the row with the largest leverage.
+
+    Rows are taken relative to their own size, since what counts is the relative error of a prediction: a row then says
+    in which proportions it stresses the parts of a device.
+
+    Args:
+        terms: Additive terms of the candidates, each of comparable size, shape (N, K).
+        k: How many to choose.
+
+    Returns:
+        k distinct indices, ascending.
+    """
+    rows = terms / terms.sum(1, keepdims=True) * terms.shape[1]
+    information = D_OPTIMAL_START * np.eye(terms.shape[1])
+    chosen: list[int] = []
+    for _ in range(k):
+        leverage = np.einsum("ij,jk,ik->i", rows, np.linalg.inv(information), rows)
+        leverage[chosen] = -1.0
+        chosen.append(int(leverage.argmax()))
+        information = information + np.outer(rows[chosen[-1]], rows[chosen[-1]])
+    return sorted(chosen)

@@ -30,6 +30,7 @@ def meta_train(
     seed: int,
     n_seeds: int = 2,
     training: MetaTraining | None = None,
+    standardiser: Standardiser | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> list[ReferenceKind]:
     """Train the reference network, once per entry of `hidden`, side by side.
@@ -40,6 +41,7 @@ def meta_train(
         seed: Of everything random.
         n_seeds: Networks per entry, averaged when predicting.
         training: Settings of the training.
+        standardiser: Of the features, where they are not the columns of a pass.
         progress: Called with the finished part in [0, 1].
 
     Returns:
@@ -58,7 +60,7 @@ def meta_train(
             f"out needs at least {MIN_DEVICES}. Add records of more devices."
         )
     # Features are standardised over all devices: they are counts of passes and tell nothing about a hidden device.
-    standardiser = Standardiser.learn(torch.from_numpy(table.features))
+    standardiser = standardiser or Standardiser.learn(torch.from_numpy(table.features))
     sampler = Sampler(table, allowed, standardiser, training, np.random.default_rng([seed, 1]))
     seeds = [1_000_003 * seed + s for _, s in members]
     weights = initial_weights(seeds, table.features.shape[1], len(table.devices))

@@ -20,7 +20,6 @@ TAG = 8
 HIDDEN = 64
 METRIC_COUNT = 3
 _PLAIN = tuple(COLUMNS.index(name) for name in ("is_decode", "is_separate"))
-_LOGGED = tuple(i for i in range(len(COLUMNS)) if i not in _PLAIN)
 
 Weights = dict[str, torch.Tensor]
 
@@ -32,27 +31,29 @@ class Standardiser:
     Attributes:
         mean: Shape (F,).
         spread: Shape (F,); 1 where a column never varies.
+        plain: Columns that are flags; the others are counts, of which logarithms are taken.
     """
 
     mean: torch.Tensor
     spread: torch.Tensor
+    plain: tuple[int, ...] = _PLAIN
 
     @classmethod
-    def learn(cls, columns: torch.Tensor) -> "Standardiser":
+    def learn(cls, columns: torch.Tensor, plain: tuple[int, ...] = _PLAIN) -> "Standardiser":
         """From the columns of a pool, shape (N, C)."""
-        raw = log_columns(columns)
+        raw = log_columns(columns, plain)
         spread = raw.std(0, unbiased=False)
-        return cls(raw.mean(0), torch.where(spread > 1e-9, spread, torch.ones_like(spread)))
+        return cls(raw.mean(0), torch.where(spread > 1e-9, spread, torch.ones_like(spread)), plain)
 
     def __call__(self, columns: torch.Tensor) -> torch.Tensor:
         """Standardised features, shape (..., F)."""
-        return (log_columns(columns) - self.mean) / self.spread
+        return (log_columns(columns, self.plain) - self.mean) / self.spread
 
 
-def log_columns(columns: torch.Tensor) -> torch.Tensor:
-    """Logarithm of every count (0 stays 0), flags as they are; shape (..., F) with F = C."""
-    logged = columns[..., list(_LOGGED)].log1p()
-    return torch.cat([logged, columns[..., list(_PLAIN)]], dim=-1)
+def log_columns(columns: torch.Tensor, plain: tuple[int, ...] = _PLAIN) -> torch.Tensor:
+    """Logarithm of every count (0 stays 0), then flags as they are; shape (..., F) with F = C."""
+    counted = [i for i in range(columns.shape[-1]) if i not in plain]
+    return torch.cat([columns[..., counted].log1p(), columns[..., list(plain)]], dim=-1)
 
 
 def initial_weights(seeds: list[int], features: int, devices: int) -> Weights:
