@@ -69,4 +69,12 @@ def test_counted_parameters_of_separate_adapters_are_those_of_the_cut_ones(netwo
 
 def test_plain_families_need_no_sizes_of_their_own():
     plain = [family for family in TINY_FAMILIES if not shape_of(tiny_model(family)).layer_sizes]
-    assert plain == ["bert", "roberta", "gpt2", "llama", "mistral"]
+    assert plain == ["bert", "roberta", "gpt2", "llama"]
+
+
+def test_windows_are_those_of_the_layers_that_slide():
+    sizes = {family: [a.window for a, _ in shape_of(tiny_model(family)).layer_sizes] for family in TINY_FAMILIES}
+    assert sizes["gemma3"] == sizes["qwen3"] == [5, 0, 5]
+    assert sizes["mistral"] == [5] * 3
+    assert sizes["modernbert"] == [0] * 3  # an encoder keeps no cache
+    assert shape_of(tiny_model("mistral", sliding_window=None)).layer_sizes == ()

@@ -61,17 +61,25 @@ def test_flops_of_separate_adapters_are_exact(tiny, workload):
     assert flops_of(model, **tokens(workload)) == counted.flops
 
 
-def test_flops_of_decoding_one_token_are_exact():
-    adapted, shape = tiny_adapted("llama")
-    subnet = Subnet.prefix([2, 1, 2], [6, 0, 12])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3"])
+@pytest.mark.parametrize("before", [3, 9, 31])
+def test_flops_and_cache_of_decoding_one_token_are_exact(family, before):
+    """Windows of 5 tokens slide in some layers of two of them."""
+    adapted, shape = tiny_adapted(family)
+    subnet = Subnet.prefix([shape.n_kv_heads] * 3, [6, 0, 12])
     small = compact(adapted.get_base_model(), shape, subnet)
     small.set_attn_implementation("eager")
-    inputs = tokens(WORKLOAD)
+    step = Workload(phase="decode", batch_size=2, seq_len=1, context_len=before)
+    inputs = tokens(dataclasses.replace(step, phase="prefill", seq_len=before, context_len=0))
+    cache = transformers.DynamicCache(config=small.config)
     with torch.no_grad():
-        cache = small(**inputs, use_cache=True).past_key_values
-    step = Workload(phase="decode", batch_size=2, seq_len=1, context_len=9)
+        small(**inputs, use_cache=True, past_key_values=cache)
     counted = paper_cost(shape, Counts.of(subnet, shape), step)
     assert flops_of(small, input_ids=inputs["input_ids"][:, :1], past_key_values=cache) == counted.flops
+    # A layer whose window slides keeps one token less than it attends to.
+    attended = [layer.keys.shape[2] + (before >= 5) * layer.is_sliding for layer in cache.layers]
+    width = 2 * 2 * cache.layers[0].keys.shape[1] * cache.layers[0].keys.shape[3]
+    assert counted.kv_bytes == 4 * width * sum(attended)
 
 
 def test_every_shape_has_its_architecture():

@@ -61,11 +61,15 @@ def shape_of(model: Any, sites: tuple[AdapterSite, ...] = (), model_id: str = ""
         causal=family.causal,
         sites=sites,
     )
-    measured = tuple(_measure(layout, layer) for layer in layout.layers)
+    measured = tuple(
+        (dataclasses.replace(sizes, window=_window(layout, i)), rest)
+        for i, layer in enumerate(layout.layers) for sizes, rest in [_measure(layout, layer)]
+    )  # fmt: skip
     is_plain = all(sizes == plain_sizes(shape) for sizes in measured)
     return shape if is_plain else dataclasses.replace(shape, layer_sizes=measured)
 
 
+SLIDING = ("sliding_attention", "chunked_attention")
 POSITION_TABLES = ("position_embeddings", "wpe")
 
 
@@ -113,6 +117,15 @@ def _is_gated(table: SubLayer) -> bool:
 def _has_bias(layout: Layout, layer: nn.Module, table: SubLayer, side: str) -> bool:
     module = base_of(get(layer, next(p for p in table.parts if p.side == side).path))
     return getattr(module, "bias", None) is not None
+
+
+def _window(layout: Layout, index: int) -> int:
+    """Tokens that a layer's cache keeps while decoding, the new one included; 0 for all of them."""
+    config = layout.model.config.get_text_config()
+    size = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None) or 0
+    kinds = getattr(config, "layer_types", None)
+    is_sliding = kinds is None or kinds[index] in SLIDING
+    return size if layout.family.causal and is_sliding else 0
 
 
 def _measure(layout: Layout, layer: nn.Module) -> tuple[SubLayerSizes, SubLayerSizes]:

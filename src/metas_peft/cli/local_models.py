@@ -31,6 +31,11 @@ DTYPES = {32: torch.float32, 16: torch.bfloat16}
 FORMATS = {CPU: (32, 16, 8), ONNX: (32, 8), CUDA: (32, 16), ROCM: (32, 16)}
 
 
+def processor_threads() -> int:
+    """Threads that torch takes by itself on this computer."""
+    return torch.get_num_threads()
+
+
 class LocalModels:
     """A backbone and the ways to run parts of it here.
 
@@ -175,7 +180,7 @@ def _quiet(name: str | None) -> Generator[None]:
 
 
 def _decoding(model: Any, inputs: dict[str, torch.Tensor], workload: Workload, device: str) -> Pass:
-    """One new token per sequence behind a cache, which is cut back after each pass."""
+    """One new token per sequence behind a cache, which is as it was after each pass."""
     if workload.context_len < 1:
         raise UsageError("Decoding needs tokens before the new one: --context-len.")
     vocabulary = model.config.get_text_config().vocab_size
@@ -184,12 +189,16 @@ def _decoding(model: Any, inputs: dict[str, torch.Tensor], workload: Workload, d
     cache = transformers.DynamicCache(config=model.config)
     with torch.inference_mode():
         model(input_ids=before, past_key_values=cache, use_cache=True)
+    # A step makes new tensors, so that the old ones are the cache as it was; cutting back would not bring back what a
+    # sliding window has lost.
+    filled = [dict(vars(layer)) for layer in cache.layers]
     mask = torch.ones(workload.batch_size, workload.context_len + workload.seq_len, dtype=torch.long, device=device)
 
     def one_pass() -> None:
         with torch.inference_mode():
             model(input_ids=inputs["input_ids"], attention_mask=mask, past_key_values=cache, use_cache=True)
-        cache.crop(-workload.seq_len)
+        for layer, state in zip(cache.layers, filled, strict=True):
+            vars(layer).update(state)
         _wait(device)
 
     return one_pass

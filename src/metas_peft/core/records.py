@@ -153,6 +153,8 @@ class SubLayerSizes:
         position_macs: Attention: multiply-adds of a pass per relative position and unit, however many tokens.
         position_scores: Attention: multiply-adds per token, relative position and unit.
         positions: Attention: relative positions that a pass projects and compares with.
+        window: Attention: most tokens that a decoded one attends to, itself included; 0 for all of them. (A prefill
+            computes masked scores as well.)
     """
 
     entry: MapSizes
@@ -163,6 +165,7 @@ class SubLayerSizes:
     position_macs: int = 0
     position_scores: int = 0
     positions: int = 0
+    window: int = 0
 
 
 @dataclass(frozen=True)
@@ -406,6 +409,8 @@ class Conditions:
         anchor_key: Configuration that ran along as a yardstick.
         anchor_ms: What the yardstick took meanwhile.
         scale_ms: What it took when it was first measured; latency is given on this scale.
+        anchor_energy_j: Energy that a meter read for the yardstick meanwhile.
+        scale_energy_j: What it read first; energy is given on this scale.
         idle_power_after_w: Power at rest after the passes; `idle_power_w` of the record is the mean of both.
         meter_gap_pct: Integrated power by the energy counter's energy, less one, in percent.
     """
@@ -419,6 +424,8 @@ class Conditions:
     anchor_key: str = ""
     anchor_ms: float | None = None
     scale_ms: float | None = None
+    anchor_energy_j: float | None = None
+    scale_energy_j: float | None = None
     idle_power_after_w: float | None = None
     meter_gap_pct: float | None = None
 
@@ -428,7 +435,9 @@ class ProfileRecord:
     """One measurement: one protocol run of one subnet under one workload on one device.
 
     `cost` is per batch. None means not measured, never 0. `origin` tells the source of each metric. `known_to_pct` is
-    the half width of the interval around the median latency; `trials` are all that were made, where they were kept.
+    the half width of the 95 % interval around the median latency, `energy_known_to_pct` that of a metered energy, both
+    with the scale's; `energy_std_j` is its spread over `n_windows` windows that count; `trials` are all that were made,
+    where they were kept.
     """
 
     device: str
@@ -458,6 +467,9 @@ class ProfileRecord:
     is_valid: bool = True
     why_invalid: str = ""
     known_to_pct: float | None = None
+    energy_std_j: float | None = None
+    energy_known_to_pct: float | None = None
+    n_windows: int | None = None
     n_invalid: int | None = None
     conditions: Conditions = Conditions()
     trials: tuple[Trial, ...] | None = None

@@ -128,8 +128,14 @@ def layer_ops(shape: BackboneShape, counts: Counts[Any], workload: Workload) -> 
     def product(name: str, macs: Any, params: Any, inputs: Any, outputs: Any) -> Op[Any]:
         return Op(name, 2.0 * tokens * macs, wb * params, ab * tokens * (inputs + outputs), zero, zero)
 
-    # Decoding reads the whole cache; a causal prefill writes it once.
-    cached = workload.context_len + (workload.seq_len if shape.causal else 0)
+    # Decoding reads the cache as far as the layer's window reaches; a causal prefill writes it once.
+    is_decoding = workload.phase == "decode"
+
+    def within(tokens: int) -> Any:
+        return attention(lambda s: min(tokens, s.window) if s.window and is_decoding else tokens)
+
+    seen = within(context)
+    cached = within(workload.context_len + (workload.seq_len if shape.causal else 0))
     cache = attention(lambda s: s.cache[0]) * some_head + attention(lambda s: s.cache[1]) * counts.heads
     positions = attention(lambda s: s.positions) * counts.heads
     ups = shape.ffn_matrices - 1
@@ -145,12 +151,12 @@ def layer_ops(shape: BackboneShape, counts: Counts[Any], workload: Workload) -> 
         ),
         Op(
             "attention",
-            2.0 * tokens * (attention(lambda s: s.scores) * counts.heads * context
+            2.0 * tokens * (attention(lambda s: s.scores) * counts.heads * seen
                             + attention(lambda s: s.position_scores) * positions),
             zero,
             ab * tokens * (2.0 * query + cache),
             ab * workload.batch_size * cached * cache,
-            2.0 * ab * tokens * context * query / shape.head_size,
+            2.0 * ab * tokens * seen * query / shape.head_size,
         ),
         product(
             "o",
