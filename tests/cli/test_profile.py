@@ -58,6 +58,9 @@ def test_decoder_is_profiled_while_it_decodes_with_separate_adapters(here):
         (("pixel-9",), 1, "did you mean 'pixel-8'"),
         (("pixel-8", "--bits", "7"), 2, "32, 16, 8 or 4"),
         (("pixel-8", "--context-len", "5"), 2, "--phase decode"),
+        (("pixel-8", "--phase", "decode"), 2, "--context-len"),
+        (("pixel-8", "--phase", "decode", "--context-len", "9"), 2, "is an encoder and has no decoding"),
+        (("pixel-8", "--seconds", "2", "--weights", "random"), 2, "--seconds and --weights belong"),
         (("pixel-8", "--threads", "2"), 2, "belong to the device `local`"),
         (("pixel-8", "--backbone", "minilmm"), 1, "minilm"),
         (("pixel-8", "--runtime", "tensorrt"), 1, "has no simulated runtime"),
@@ -86,7 +89,7 @@ def tiny_backbone(monkeypatch):
     from metas_peft.cli import local_models
     from metas_peft.testing.tiny import tiny_model
 
-    models = {"minilm": "bert", "llama": "llama"}
+    models = {"minilm": "bert", "llama": "llama", "gemma3": "gemma3"}
 
     def load(name, **options):
         return types.SimpleNamespace(model=tiny_model(models[name]), name=name)
@@ -126,17 +129,21 @@ def test_local_decoder_decodes_behind_a_cache(here, tiny_backbone):
     assert {(r["context_len"], r["is_valid"]) for r in RecordStore(here / "store").read().rows()} == {(6, True)}
 
 
-def test_cache_is_cut_back_after_every_pass(tiny_backbone):
+@pytest.mark.parametrize(("name", "tokens"), [("llama", 6), ("gemma3", 3), ("gemma3", 40)])
+def test_cache_is_as_it_was_after_every_pass(tiny_backbone, name, tokens):
+    """Also where a window slides, which loses its oldest token at every step."""
     from metas_peft.core.records import Subnet, Workload
 
-    models = tiny_backbone.LocalModels("llama", runtime="pytorch_cpu", threads=1)
+    models = tiny_backbone.LocalModels(name, runtime="pytorch_cpu", threads=1)
     one_pass = models.specimen(Subnet.dense(models.shape)).open(
-        Workload("decode", batch_size=2, seq_len=1, context_len=6)
+        Workload("decode", batch_size=2, seq_len=1, context_len=tokens)
     )
     cache = next(c.cell_contents for c in one_pass.__closure__ if type(c.cell_contents).__name__ == "DynamicCache")
+    before = [layer.keys.clone() for layer in cache.layers]
     for _ in range(3):
         one_pass()
-        assert cache.get_seq_length() == 6
+        assert cache.get_seq_length() == tokens
+        assert all((layer.keys == keys).all() for layer, keys in zip(cache.layers, before, strict=True))
 
 
 def test_encoder_does_not_decode(here, capsys, tiny_backbone):

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 
 from metas_peft.core.errors import MeasurementError, MeterUnavailableError
-from metas_peft.core.records import Workload
+from metas_peft.core.records import Cost, Origin, Workload
 from metas_peft.core.store import RecordStore
 from metas_peft.costs import MINILM
-from metas_peft.devices import Device, Purpose, Specimen, open_device
+from metas_peft.devices import Device, Purpose, Specimen, open_device, profiling
 from metas_peft.devices.configurations import draw_configurations
 from metas_peft.devices.profiling import profile
 
@@ -124,3 +124,32 @@ def test_progress_counts_what_was_found_already(tmp_path, specimens):
         progress=lambda done, all_: shown.append((done, all_)),
     )
     assert shown == [(9, 12), (12, 12)]
+
+
+class Here(Interrupted):
+    """The same in the place of this computer, with or without a meter."""
+
+    def __init__(self, meter=""):
+        super().__init__()
+        self.spec = dataclasses.replace(self.spec, device_id="local")
+        self.meters = (meter,) if meter else ()
+
+    def _measure(self, specimens, workload, purpose, seed):
+        records = super()._measure(specimens, workload, purpose, seed)
+        origin = Origin.MEASURED if self.meters else Origin.MODELLED
+        return [
+            dataclasses.replace(
+                r, device="local", meter="".join(self.meters) or "a model", origin=Cost(origin, Origin.MEASURED, origin)
+            )
+            for r in records
+        ]
+
+
+def test_this_computer_is_not_another_one_and_a_meter_no_model(tmp_path, specimens, monkeypatch):
+    store = RecordStore(tmp_path)
+    assert profile(Here(), specimens[:3], WORKLOAD, store).measured == 3
+    assert profile(Here(), specimens[:3], WORKLOAD, store).found == 3
+    assert profile(Here("RAPL"), specimens[:3], WORKLOAD, store).measured == 3
+    assert profile(Here("RAPL"), specimens[:3], WORKLOAD, store).found == 3
+    monkeypatch.setattr(profiling, "describe_machine", lambda: "another machine")
+    assert profile(Here("RAPL"), specimens[:3], WORKLOAD, store).measured == 3

@@ -52,10 +52,13 @@ def run(
         str | None,
         typer.Option(help="On `local`: `meter` (the default), the name of one, `modelled`, or `meter-or-modelled`."),
     ] = None,
-    weights: Annotated[Literal["random", "pretrained"], typer.Option(help="Of local models; costs are the same.")] = (
-        "random"
-    ),
-    seconds: Annotated[float, typer.Option(min=0.1, help="Time limit per configuration (local).")] = 3.0,
+    weights: Annotated[
+        Literal["random", "pretrained"] | None,
+        typer.Option(help="Of models on `local`, random if absent; costs are the same."),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Time limit per configuration on `local`; 3 if absent.")
+    ] = None,
     seed: SeedOption = 0,
     label: Annotated[str, typer.Option(help="Tells apart rounds of the same configurations.")] = "",
     json_target: JsonOption = None,
@@ -72,21 +75,27 @@ def run(
     log_to_stderr()
     workload = _workload(phase, batch_size, seq_len, context_len, bits, adapter)
     if device == LOCAL:
-        opened = open_device(
-            LOCAL, runtime=runtime, threads=threads, power=power,
-            rules=TimingRules(seconds_per_subject=seconds),
-        )  # fmt: skip
-        from metas_peft.cli.local_models import LocalModels
+        from metas_peft.cli.local_models import LocalModels, processor_threads
 
-        models = LocalModels(backbone, runtime=opened.spec.runtime, weights=weights, threads=threads, seed=seed)
+        opened = open_device(
+            LOCAL, runtime=runtime, threads=threads or processor_threads(), power=power,
+            rules=TimingRules() if seconds is None else TimingRules(seconds_per_subject=seconds),
+        )  # fmt: skip
+        models = LocalModels(
+            backbone, runtime=opened.spec.runtime, weights=weights or "random", threads=opened.spec.threads, seed=seed
+        )
         models.check(workload)
         shape, specimen = models.shape, models.specimen
     else:
-        if power is not None or threads is not None:
-            raise UsageError(f"--power and --threads belong to the device `local`; {device} is simulated.")
+        given = {"power": power, "threads": threads, "seconds": seconds, "weights": weights}
+        idle = [f"--{name}" for name, value in given.items() if value is not None]
+        if idle:
+            raise UsageError(f"{' and '.join(idle)} belong to the device `local`; {device} is simulated.")
         opened = open_device(device, runtime=runtime)
         found = shape_of_name(backbone)
         shape = with_sites(found) if adapter == "separate" else found
+        if phase == "decode" and not shape.causal:
+            raise UsageError(f"{shape.model_id} is an encoder and has no decoding; use --phase prefill.")
 
         def specimen(subnet: Any) -> Specimen:
             return Specimen(subnet, shape)
@@ -246,6 +255,8 @@ def _workload(
         raise UsageError(f"--bits {bits}: weights are stored in 32, 16, 8 or 4 bits.")
     if phase == "prefill" and context_len:
         raise UsageError("--context-len belongs to --phase decode.")
+    if phase == "decode" and not context_len:
+        raise UsageError("--phase decode needs the tokens that are in the cache: --context-len 512, say.")
     tokens = 1 if phase == "decode" else seq_len
     return Workload(phase, batch_size, tokens, context_len, bits, adapter)
 

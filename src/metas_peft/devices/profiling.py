@@ -1,7 +1,8 @@
 """Measures many configurations into a record store, a few at a time; the same call goes on where it stopped.
 
 What is finished is read from the store itself, so nothing else can be lost or contradict it: a configuration is done
-when a valid record of it under the same device, runtime, threads, workload and label is there. A configuration that
+when a valid record of it under the same device, runtime, threads, workload and label is there (on this computer: of
+the same machine and power source, too). A configuration that
 cannot be measured leaves a record that says why and is tried again the next time.
 """
 
@@ -14,10 +15,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from metas_peft.core.errors import MeasurementError, MeterUnavailableError
-from metas_peft.core.records import Cost, ProfileRecord, Workload
+from metas_peft.core.records import Cost, Origin, ProfileRecord, Workload
 from metas_peft.core.store import RecordStore
 from metas_peft.devices.base import Device, Purpose, Specimen, make_record, stacked_papers
 from metas_peft.devices.host import describe_host
+from metas_peft.devices.local import LOCAL
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,8 @@ GROUP = 8
 NOTED_PACKAGES = ("metas-peft", "torch", "transformers", "onnxruntime", "numpy")
 WORKLOAD_COLUMNS = tuple(f.name for f in dataclasses.fields(Workload))
 IDENTITY = ("device", "runtime", "threads", "model_id", "subnet_key", "label", *WORKLOAD_COLUMNS)
+# Every computer calls itself `local`, and modelled power is no substitute for what a meter reads.
+LOCAL_IDENTITY = (*IDENTITY, "machine", "meter")
 
 
 @dataclass(frozen=True)
@@ -69,16 +73,18 @@ def profile(
         MeterUnavailableError: The meter stopped answering; what was measured before is in the store.
     """
     known = _known_rows(store)
-    done = {_identity(row) for row in known if row.get("is_valid") is not False}
-    extra = {"label": label, "machine": describe_machine(), "software": describe_software()}
     spec = device.spec_for(workload)
+    names = LOCAL_IDENTITY if spec.device_id == LOCAL else IDENTITY
+    done = {_identity(row, names) for row in known if row.get("is_valid") is not False}
+    extra = {"label": label, "machine": describe_machine(), "software": describe_software()}
 
     def identity(specimen: Specimen) -> tuple[Any, ...]:
         own: dict[str, Any] = dataclasses.asdict(workload) | {
             "device": spec.device_id, "runtime": spec.runtime, "threads": spec.threads, "label": label,
-            "model_id": specimen.shape.model_id, "subnet_key": specimen.subnet.key,
+            "model_id": specimen.shape.model_id, "subnet_key": specimen.subnet.key, "machine": extra["machine"],
+            "meter": ", ".join(device.meters), "origin_energy": str(Origin.MEASURED),
         }  # fmt: skip
-        return _identity(own)
+        return _identity(own, names)
 
     missing = [s for s in specimens if identity(s) not in done]
     found = len(specimens) - len(missing)
@@ -144,6 +150,11 @@ def _same_machine(rows: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]) -
     return [r for r in rows if all(r.get(name) == extra[name] for name in ("label", "machine", "software"))]
 
 
-def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Values that decide whether two records are of the same configuration; an absent label is an empty one."""
-    return tuple(row.get(name) or "" if name == "label" else row.get(name) for name in IDENTITY)
+def _identity(row: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, ...]:
+    """Values that decide whether two records are of the same configuration.
+
+    An absent label is an empty one; a meter counts only where it read the energy.
+    """
+    meter = (row.get("meter") or "") if row.get("origin_energy") == Origin.MEASURED else ""
+    own = {**row, "label": row.get("label") or "", "meter": meter}
+    return tuple(own.get(name) for name in names)
