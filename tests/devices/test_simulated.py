@@ -212,6 +212,21 @@ def test_sustained_phone_is_slower_and_stays_below_its_lower_limit(minilm):
     fast, slow = (d.truth([minilm(12, 12)], Workload())[0] for d in (burst, sustained))
     assert slow.latency_ms == pytest.approx(fast.latency_ms / 0.7)
     assert slow.peak_power_w <= 4.5
+    # The work takes the same energy; only the power at rest is drawn for longer.
+    base_w = (burst.entry.idle_w + burst.entry.floor_w) * burst.bias
+    longer_s = (slow.latency_ms - fast.latency_ms) / 1000
+    assert slow.energy_j == pytest.approx(fast.energy_j + base_w * longer_s)
+
+
+@pytest.mark.parametrize("name", ["raspberry-pi-4", "pixel-8", "epyc"])
+def test_noise_is_right_on_average(minilm, name):
+    device = open_device(name)
+    specimen = minilm(6, 8)
+    (truth,) = device.truth([specimen], Workload())
+    seen = [device.measure([specimen], Workload(), purpose=Purpose.POOL, seed=s)[0].cost for s in range(300)]
+    for metric, expected in truth.items():
+        assert np.mean([getattr(c, metric) for c in seen]) == pytest.approx(expected, rel=0.004), metric
+    assert all(c.energy_j / c.latency_ms * 1000 <= c.peak_power_w * (1 + 1e-12) for c in seen)
 
 
 def test_power_mode_changes_clock_and_limit():

@@ -4,7 +4,7 @@
   and power; it is part of the *truth* of a simulator, because budgets on a device are checked against what its
   sensor reads, and no number of repetitions removes it.
 * **run**: what changes between two protocol runs and stays for one of them (temperature, background load): half of
-  a single pass's spread.
+  a single pass's spread. Each measurement of a configuration is a protocol run of its own.
 * **passes**: what is left of a single pass's spread in the median over the passes of one protocol run.
 
 Run and passes together are one protocol run's repeat noise. Anchor, warm-up and cool-down are there to keep it low,

@@ -185,6 +185,7 @@ class SimulatedDevice(Device):
     ) -> None:
         self._rate_fraction = 1.0
         self._condition = "burst" if entry.thermal is not None else ""
+        self._burst = entry
         if is_sustained and entry.thermal is not None:
             self._rate_fraction = entry.thermal.sustained_throughput_fraction
             self._condition = "sustained"
@@ -203,12 +204,25 @@ class SimulatedDevice(Device):
     def simulate(self, shape: BackboneShape, counts: Counts[Array], workload: Workload) -> Simulation:
         """Noise-free readings: with the sensor's gain error, within the cap. Not counted as measurements."""
         raw = simulate(self.entry, self.runtime, shape, counts, workload)
+        if self._rate_fraction < 1.0:
+            raw = self._throttled(raw, simulate(self._burst, self.runtime, shape, counts, workload))
         cap_w = self.entry.cap_w
         mean_w = np.minimum(raw.mean_power_w * self.bias, cap_w)
         peak_w = np.minimum(raw.peak_power_w * self.bias, cap_w)
-        return dataclasses.replace(
-            raw, latency_ms=raw.latency_ms / self._rate_fraction, mean_power_w=mean_w, peak_power_w=peak_w
-        )
+        return dataclasses.replace(raw, mean_power_w=mean_w, peak_power_w=peak_w)
+
+    def _throttled(self, capped: Simulation, burst: Simulation) -> Simulation:
+        """A hot device: as slow as its sustained fraction of a burst, or as its lower cap makes it, if that is slower.
+
+        The work of a pass takes the energy that it takes in a burst; it is spread over more time.
+        """
+        base_w = self.entry.idle_w + self.entry.floor_w
+        latency_ms = np.maximum(burst.latency_ms / self._rate_fraction, capped.latency_ms)
+        is_capped = capped.latency_ms >= latency_ms
+        slowing = burst.latency_ms / latency_ms
+        mean_w = np.where(is_capped, capped.mean_power_w, base_w + (burst.mean_power_w - base_w) * slowing)
+        peak_w = np.where(is_capped, capped.peak_power_w, base_w + (burst.peak_power_w - base_w) * slowing)
+        return Simulation(latency_ms, mean_w, np.maximum(peak_w, mean_w), capped.clock, capped.is_swapping)
 
     def truth_counts(self, shape: BackboneShape, counts: Counts[Array], workload: Workload) -> Cost[Array]:
         """Noise-free costs for counts that may be batched or fractional.
@@ -255,8 +269,11 @@ class SimulatedDevice(Device):
                 # The noise of the mean power is what energy and latency do not share. A regulator holds the cap by
                 # the same sensor, so no reading exceeds it, and a maximum is never below the mean.
                 mean_w = float(result.mean_power_w[row]) * factors.energy_j / factors.latency_ms
+                # Peak noise is on what stands out above the mean: a maximum of two independent readings would be too high
+                # on average.
+                excess_w = float(result.peak_power_w[row] - result.mean_power_w[row]) * factors.peak_power_w
+                peak_w = min(mean_w + excess_w, self.entry.cap_w)
                 mean_w = min(mean_w, self.entry.cap_w)
-                peak_w = min(max(float(result.peak_power_w[row]) * factors.peak_power_w, mean_w), self.entry.cap_w)
                 energy_j = mean_w * latency_ms * S_PER_MS
                 records[index] = make_record(
                     spec,
