@@ -74,6 +74,14 @@ def test_folder_without_a_model_is_refused_in_a_sentence(tmp_path):
         load_backbone(str(tmp_path), n_labels=2)
 
 
+def test_folder_without_a_tokeniser_is_refused_in_a_sentence(folder, tmp_path):
+    bare = shutil.copytree(folder, tmp_path / "bare")
+    for file in bare.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(BackboneUnavailableError, match=r"no tokeniser that can be loaded"):
+        load_backbone(str(bare), n_labels=2)
+
+
 def test_damaged_weights_are_refused_in_a_sentence(folder, tmp_path):
     damaged = shutil.copytree(folder, tmp_path / "damaged")
     weights = (damaged / "model.safetensors").read_bytes()

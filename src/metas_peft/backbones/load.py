@@ -217,7 +217,13 @@ def _config(name: str, location: str | None, n_labels: int) -> Any:
 
 def _tokenizer(location: str | None, weights: str, texts: Sequence[str], vocabulary: int) -> Any:
     if location is not None:
-        return transformers.AutoTokenizer.from_pretrained(location, local_files_only=not hub_is_reachable())
+        try:
+            return transformers.AutoTokenizer.from_pretrained(location, local_files_only=not hub_is_reachable())
+        except (OSError, ValueError, TypeError) as error:
+            raise BackboneUnavailableError(
+                f"{location} has no tokeniser that can be loaded ({str(error).splitlines()[0]}). Put the model's "
+                "tokenizer.json and tokenizer_config.json beside its weights."
+            ) from error
     logger.warning("No tokeniser is at hand for these random weights: a word tokeniser is made from the training set.")
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     words = Tokenizer(models.WordLevel(unk_token="[UNK]"))

@@ -23,7 +23,7 @@ from metas_peft.devices.local import LOCAL
 
 logger = logging.getLogger(__name__)
 
-GROUP = 8
+GROUP, SIMULATED_GROUP = 8, 1000
 NOTED_PACKAGES = ("metas-peft", "torch", "transformers", "onnxruntime", "numpy")
 WORKLOAD_COLUMNS = tuple(f.name for f in dataclasses.fields(Workload))
 IDENTITY = ("device", "runtime", "threads", "model_id", "subnet_key", "label", *WORKLOAD_COLUMNS)

@@ -269,8 +269,8 @@ class SimulatedDevice(Device):
                 # The noise of the mean power is what energy and latency do not share. A regulator holds the cap by
                 # the same sensor, so no reading exceeds it, and a maximum is never below the mean.
                 mean_w = float(result.mean_power_w[row]) * factors.energy_j / factors.latency_ms
-                # Peak noise is on what stands out above the mean: a maximum of two independent readings would be too high
-                # on average.
+                # Peak noise is on what stands out above the mean: the maximum of two independent readings would be too
+                # high on average.
                 excess_w = float(result.peak_power_w[row] - result.mean_power_w[row]) * factors.peak_power_w
                 peak_w = min(mean_w + excess_w, self.entry.cap_w)
                 mean_w = min(mean_w, self.entry.cap_w)
