@@ -217,13 +217,18 @@ def _config(name: str, location: str | None, n_labels: int) -> Any:
 
 def _tokenizer(location: str | None, weights: str, texts: Sequence[str], vocabulary: int) -> Any:
     if location is not None:
+        needed = "Put the model's tokenizer.json and tokenizer_config.json beside its weights."
         try:
-            return transformers.AutoTokenizer.from_pretrained(location, local_files_only=not hub_is_reachable())
+            found = transformers.AutoTokenizer.from_pretrained(location, local_files_only=not hub_is_reachable())
         except (OSError, ValueError, TypeError) as error:
+            reason = str(error).splitlines()[0]
             raise BackboneUnavailableError(
-                f"{location} has no tokeniser that can be loaded ({str(error).splitlines()[0]}). Put the model's "
-                "tokenizer.json and tokenizer_config.json beside its weights."
+                f"The tokeniser of {location} cannot be loaded ({reason}). {needed}"
             ) from error
+        # Where there are no files, transformers makes one up of special tokens, to which every word is unknown.
+        if len(found) <= len(found.all_special_tokens):
+            raise BackboneUnavailableError(f"{location} has no vocabulary for its tokeniser. {needed}")
+        return found
     logger.warning("No tokeniser is at hand for these random weights: a word tokeniser is made from the training set.")
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     words = Tokenizer(models.WordLevel(unk_token="[UNK]"))
