@@ -78,8 +78,15 @@ def test_settings_beside_an_entry_beat_those_of_all():
     assert all(data["model"]["precision"] == "float32" for data in cells.values())
 
 
-@pytest.mark.parametrize(("method", "called"), [("metas", "proposed"), ("static-lora", "comparative-3"),
-                                               ("full", "baseline"), ("ablation-no-meta", "ablation-no-meta")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "called"),
+    [
+        ("metas", "proposed"),
+        ("static-lora", "comparative-3"),
+        ("full", "baseline"),
+        ("ablation-no-meta", "ablation-no-meta"),
+    ],
+)
 def test_role_of_a_method_names_its_files(method, called):
     assert role(method) == called
 

@@ -1,18 +1,16 @@
 """Types, bounds, spellings and names of values."""
 
-import dataclasses
-
 import pytest
 
 from metas_peft.conf.keys import locate, searched, walk
 from metas_peft.conf.schema import RunConfig
 from metas_peft.conf.values import build, dump, leaves, normalise, replace, to_dict
-from metas_peft.core.errors import RunFileError, UnknownKeyError
+from metas_peft.core.errors import RunFileError, UnknownKeyError, UsageError
 
 
 def test_every_key_says_what_it_does_and_has_a_default():
     keys = list(walk())
-    assert len([k for k in keys if not k.is_section]) == 77
+    assert len([k for k in keys if not k.is_section]) == 85
     assert len([k for k in keys if k.is_section]) == 14
     for key in keys:
         assert key.rule.doc.endswith("."), key.path
@@ -200,13 +198,45 @@ def test_search_of_an_unknown_key_is_refused():
 
 
 def test_search_choices_keep_their_own_types():
-    spans = build({"optuna": {"search_space": {"r": {"type": "categorical", "choices": [4, 8.0, "x", True]}}}})
-    assert [type(c) for c in spans.optuna.search_space["r"].choices] == [int, float, str, bool]
+    space = {
+        "r": {"type": "categorical", "choices": [4, 8.0]},
+        "lr_scheduler": {"type": "categorical", "choices": ["linear", "cosine"]},
+        "mixup": {"type": "suggest_categorical", "choices": [True, False]},
+    }
+    spans = build({"optuna": {"search_space": space}}).optuna.search_space
+    assert [type(c) for span in spans.values() for c in span.choices] == [int, float, str, str, bool, bool]
 
 
-def test_replacing_leaves_the_original_alone():
-    before = RunConfig()
-    after = replace(before, {"training.seed": 3})
-    assert (before.training.seed, after.training.seed) == (0, 3)
-    assert after.given == {"training.seed"}
-    assert dataclasses.replace(after, training=before.training) == before
+@pytest.mark.parametrize(
+    ("written", "ours"),
+    [
+        ("suggest_float", "float"),
+        ("FloatDistribution", "float"),
+        ("suggest_loguniform", "loguniform"),
+        ("UniformDistribution", "uniform"),
+        ("IntDistribution", "int"),
+        ("CategoricalDistribution", "categorical"),
+    ],
+)
+def test_ranges_may_have_optunas_names(written, ours):
+    ends = {"choices": [4, 8]} if ours == "categorical" else {"low": 4, "high": 8}
+    key = "r" if ours in ("int", "categorical") else "lambda_energy"
+    assert build({"optuna": {"search_space": {key: {"type": written, **ends}}}}).optuna.search_space[key].type == ours
+
+
+@pytest.mark.parametrize(
+    ("name", "span", "message"),
+    [
+        ("r", {"type": "int", "low": 0, "high": 8}, "at least 1"),
+        ("r", {"type": "uniform", "low": 4, "high": 8}, "type: int"),
+        ("r", {"type": "int", "low": 4.5, "high": 8}, "whole number"),
+        ("batch_size", {"type": "categorical", "choices": [8, "x"]}, "not the text 'x'"),
+        ("learning_rate", {"type": "float", "low": 0, "high": 1, "log": True}, "above 0"),
+        ("learning_rate", {"type": "float", "low": 0.1, "high": 1, "log": True, "step": 0.1}, "one or the other"),
+        ("evaluation.seq_len", {"type": "int", "low": 4, "high": 8}, "not for a search"),
+        ("model", {"type": "int", "low": 4, "high": 8}, "unknown key"),
+    ],
+)
+def test_range_that_its_key_would_refuse_is_refused(name, span, message):
+    with pytest.raises(UsageError, match=message):
+        build({"optuna": {"search_space": {name: span}}})

@@ -170,7 +170,10 @@ def searched(name: str, where: str = "") -> Key:
         UnknownKeyError: No key that a search may change has this name, or several have it.
     """
     if "." in name:
-        return locate(name.split("."), where)
+        key = locate(name.split("."), where)
+        if key.is_section or key.path.split(".")[0] in _NOT_SEARCHED:
+            raise UnknownKeyError(f"{_place(where)}{key.path} is not for a search to change; name a key of the run.")
+        return key
     candidates = [k for k in walk() if not k.is_section and k.path.split(".")[0] not in _NOT_SEARCHED]
     found = [k for k in candidates if name in (k.leaf, *k.rule.aliases)]
     if any(k.path == name for k in found):

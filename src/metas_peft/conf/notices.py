@@ -1,6 +1,6 @@
 """What a run file asks for and will not get as written, in sentences for the log and the report."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from metas_peft.conf.keys import locate
@@ -14,7 +14,8 @@ from metas_peft.devices.pools import POOLS
 
 def notices(config: RunConfig) -> list[str]:
     """Sentences about keys that are obeyed in a way worth knowing, or that change nothing in this run."""
-    return [*_target(config), *_pool(config), *budgets_at_odds(config.budgets), *_method(config), *_idle(config)]
+    return [*_target(config), *_pool(config), *budgets_at_odds(config.budgets), *_method(config),
+            *_split(config), *_idle(config)]  # fmt: skip
 
 
 def device_id(name: str) -> str:
@@ -41,6 +42,14 @@ def check_devices(config: RunConfig) -> None:
     """
     for name in (config.target, *config.retarget, *pool_names(config)):
         device_id(name)
+
+
+def _split(config: RunConfig) -> Iterator[str]:
+    if config.evaluation.split == "holdout":
+        yield (
+            "evaluation.split=holdout: quality is that of the held-out part of the training set, on which choices are "
+            "made; only a run on the evaluation examples says how good a choice is."
+        )
 
 
 def _target(config: RunConfig) -> Iterator[str]:
@@ -206,6 +215,17 @@ def _priced(methods: Sequence[Method], *terms: CostTerm) -> bool:
 def _methods(config: RunConfig) -> list[Method]:
     """The methods of a run, the main one first."""
     return [METHODS[name] for name in (config.method, *config.evaluation.baselines)]
+
+
+def without_effect(config: RunConfig, paths: Iterable[str]) -> dict[str, str]:
+    """Which of some keys change nothing in this run -> why."""
+    rules = [rule for rule in _IDLE if rule.when(config, _methods(config))]
+    return {
+        path: rule.because
+        for rule in reversed(rules)
+        for path in paths
+        if any(f"{path}.".startswith(f"{key}.") for key in rule.keys)
+    }
 
 
 def _idle(config: RunConfig) -> Iterator[str]:

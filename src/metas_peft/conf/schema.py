@@ -224,6 +224,11 @@ class EvaluationConfig:
         above=0,
         at_most=1,
     )
+    split: Literal["validation", "holdout"] = key(
+        "validation",
+        "Examples that quality is reported on. `holdout` is the part of the training set that choices are made on; a "
+        "search uses it, so that the evaluation examples choose nothing.",
+    )
     seq_len: int | None = key(
         None, "Tokens per sequence of the measured pass; default: `dataset.max_length`.", at_least=1
     )
@@ -233,23 +238,77 @@ class EvaluationConfig:
     )
 
 
+# Optuna's own names of ranges, those of its older versions included.
+RANGE_SPELLINGS = {
+    "suggest_float": "float",
+    "FloatDistribution": "float",
+    "suggest_uniform": "uniform",
+    "UniformDistribution": "uniform",
+    "log_uniform": "loguniform",
+    "suggest_loguniform": "loguniform",
+    "LogUniformDistribution": "loguniform",
+    "integer": "int",
+    "suggest_int": "int",
+    "IntDistribution": "int",
+    "IntUniformDistribution": "int",
+    "suggest_categorical": "categorical",
+    "CategoricalDistribution": "categorical",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchRange:
     """Values that a search may give to one key."""
 
-    type: Literal["loguniform", "uniform", "int", "categorical"] = key("uniform", "Kind of range.")
+    type: Literal["loguniform", "uniform", "float", "int", "categorical"] = key(
+        "uniform",
+        "Kind of range; Optuna's names (`suggest_float`, `IntDistribution`, ...) are understood too.",
+        spellings=RANGE_SPELLINGS,
+        aliases=("distribution",),
+    )
     low: int | float | None = key(None, "Least value.")
-    high: int | float | None = key(None, "Greatest value.")
+    high: int | float | None = key(None, "Greatest value; it is within the range.")
+    log: bool = key(False, "Whether a `float` or `int` range is even in the logarithm.")
+    step: int | float | None = key(None, "Distance between the values of a `float` or `int` range.", above=0)
     choices: tuple[bool | int | float | str, ...] = key((), "Values of a categorical.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """A search over keys; a single run does not use it."""
+    """A search over keys (`metas sweep`); a single run does not use it."""
 
-    n_trials: int = key(20, "Number of trials.", at_least=1)
+    n_trials: int = key(20, "Number of trials of the whole study, all workers and resumptions together.", at_least=1)
     direction: Literal["maximize", "minimize"] = key(
         "maximize", "Whether more of `evaluation.primary_metric` is better."
+    )
+    objectives: tuple[Metric, ...] = key(
+        (),
+        "Figures to search for in place of `evaluation.primary_metric`; several make the search multi-objective. "
+        "Quality and hyper-volume are maximised, everything else is minimised.",
+        spellings=METRIC_SPELLINGS,
+    )
+    sampler: Literal["tpe", "random", "gp", "nsga-ii"] = key(
+        "tpe", "Optuna's sampler.", spellings={"nsgaii": "nsga-ii"}
+    )
+    repeats: int = key(
+        1, "Runs of each trial with seeds `training.seed`, + 1, ...; a trial's value is their mean.", at_least=1
+    )
+    pruner: Literal["none", "median", "successive-halving", "hyperband"] = key(
+        "none", "Optuna's pruner, which may end a trial between its repeats."
+    )
+    storage: str | None = key(
+        None,
+        "URL of a PostgreSQL or MySQL database that workers share; default: a journal file in the search's folder.",
+    )
+    keep: Literal["all", "best", "results"] = key(
+        "best",
+        "What stays of finished trials: everything, everything of the best and the results of the others, or results "
+        "alone.",
+    )
+    heartbeat_s: float = key(
+        60.0,
+        "Seconds between a worker's signs of life; a trial without one for three of these is run again.",
+        above=0,
     )
     search_space: Mapping[str, SearchRange] = section(dict, "Key (its last part is enough where unique) -> range.")
 

@@ -249,9 +249,14 @@ def _check_together(config: RunConfig, where: Where) -> None:
         raise refuse("surrogate.meta_training_devices", "is empty; name the devices to learn from, or a pool.")
     for name, span in config.optuna.search_space.items():
         path = f"optuna.search_space.{name}"
-        searched(name, where(tuple(path.split("."))))
+        found = searched(name, where(tuple(path.split("."))))
         if sentence := _range_fault(span):
             raise refuse(path, sentence)
+        # A trial must not meet a value that its key refuses.
+        for value in span.choices if span.type == "categorical" else (span.low, span.high):
+            check(found, value, where(tuple(path.split("."))))
+        if span.type in ("uniform", "loguniform", "float") and float not in alternatives(found.kind):
+            raise refuse(path, f"is {span.type}, but {found.path} expects {expected(found.kind)}; say `type: int`.")
 
 
 def _range_fault(span: SearchRange) -> str:
@@ -259,8 +264,13 @@ def _range_fault(span: SearchRange) -> str:
         return "" if span.choices else "is categorical and expects `choices`."
     if span.low is None or span.high is None or span.low >= span.high:
         return f"expects `low` below `high`, not {span.low} and {span.high}."
-    if span.type == "loguniform" and span.low <= 0:
-        return f"is loguniform and expects `low` above 0, not {span.low}."
+    is_log = span.type == "loguniform" or span.log
+    if is_log and span.low <= 0:
+        return f"is {span.type} in the logarithm and expects `low` above 0, not {span.low}."
+    if is_log and span.step is not None:
+        return "has a `step` and is even in the logarithm; Optuna knows one or the other."
+    if span.type == "int" and not all(float(v).is_integer() for v in (span.low, span.high, span.step or 1)):
+        return "is int and expects whole numbers."
     return ""
 
 

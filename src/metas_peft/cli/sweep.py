@@ -1,0 +1,105 @@
+"""`metas sweep`: the `optuna` block of a run file, by as many workers as run this command."""
+
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from metas_peft.cli.output import JsonOption, give, log_to_file, log_to_stderr, say, show_table
+
+if TYPE_CHECKING:
+    from metas_peft.conf import RunConfig
+
+EXIT_INTERRUPTED = 130
+SHOWN_TRIALS = 10
+
+
+def sweep(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Path of a run file, or the name of a packaged one.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Values that replace those of the file, optuna.* included."),
+    ] = None,
+    trials: Annotated[int | None, typer.Option("--trials", metavar="N", help="Trials of the whole study.")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", metavar="URL", help="postgresql://... or mysql://...; else a journal file."),
+    ] = None,
+    json_target: JsonOption = None,
+) -> None:
+    """Search over the keys that the run file names. Start it again, here or elsewhere, for further workers.
+
+    A study goes on where it stopped; trials of a worker that died are run again.
+    """
+    from metas_peft.conf.compose import load
+    from metas_peft.core.files import write_json
+
+    options = [f"optuna.n_trials={trials}"] if trials is not None else []
+    options += [f"optuna.storage='{storage}'"] if storage is not None else []
+    config = load(run, [*(overrides or []), *options])
+    log_to_stderr()
+    from metas_peft.search import Worker, open_search, summarise, write_best
+    from metas_peft.search.summary import SUMMARY
+
+    search = open_search(config)
+    try:
+        Worker(search, _evaluate).run()
+    except KeyboardInterrupt:
+        say("Interrupted. The same command goes on where it stopped.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    summary = summarise(search)
+    write_json(search.folder / SUMMARY, summary)
+    best = write_best(search)
+    if not give(summary, json_target):
+        return
+    show(summary)
+    if best is not None:
+        typer.echo(f"The best trial on the evaluation examples: metas run {best}")
+
+
+def _evaluate(config: "RunConfig", folder: Path) -> Mapping[str, float | None]:
+    """Run one experiment and give its figures."""
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    with log_to_file(folder / "log.txt"), logging_redirect_tqdm(), redirect_stdout(sys.stderr):
+        from metas_peft import experiment
+        from metas_peft.core.files import read_json
+        from metas_peft.report import write_report
+        from metas_peft.report.scalars import scalars
+
+        done = experiment.run(config, folder)
+        write_report(done)
+        return scalars(read_json(done / "results.json"))
+
+
+def show(summary: Mapping[str, Any]) -> None:
+    """Print the best trials and what mattered."""
+    names = list(summary["objectives"])
+    sign = -1 if summary["objectives"][names[0]] == "minimize" else 1
+    done = [t for t in summary["trials"] if t["state"] == "complete"]
+    done.sort(key=lambda t: -sign * t["values"][names[0]])
+    best = {t["number"] for t in summary["best"]}
+    searched = list(done[0]["params"]) if done else []
+    counts = ", ".join(f"{n} {state}" for state, n in summary["states"].items() if n)
+    title = f"{summary['study']}: {counts}; judged on the held-out part of the training set"
+    rows = [
+        [
+            f"{t['number']}{' *' if t['number'] in best else ''}",
+            *(f"{t['values'][n]:.4g}" for n in names),
+            *(_short(t["params"][p]) for p in searched),
+        ]
+        for t in done[:SHOWN_TRIALS]
+    ]
+    columns = ["Trial", *names, *(p.rpartition(".")[2] for p in searched)]
+    show_table(title, columns, rows, numeric=range(len(columns)))
+    for name, shares in summary["importance"].items():
+        if shares:
+            listed = ", ".join(f"{path.rpartition('.')[2]} {share:.0%}" for path, share in shares.items())
+            typer.echo(f"What {name} depends on ({summary['importance_method']}): {listed}")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

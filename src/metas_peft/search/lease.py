@@ -1,0 +1,140 @@
+"""Which worker runs a trial, and whether it still does.
+
+    worker: claims a trial, counts up `beat` every few seconds, tells the result
+    others: a trial is abandoned when its process is gone (same computer) or its beat stands still for three periods
+
+Optuna 5 has heartbeats for databases inside `optimize` only; these work with every storage and with ask and tell.
+Watchers compare a counter with their own clock, so computers need not agree on the time.
+"""
+
+import logging
+import os
+import platform
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial
+
+logger = logging.getLogger(__name__)
+
+WORKER, BEAT = "worker", "beat"
+MISSED_BEATS = 3
+# Processes are told apart by when they started; clocks are read to a hundredth of a second.
+START_TOLERANCE_S = 0.05
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process that runs trials.
+
+    Attributes:
+        home: Computer and process namespace: where its number means something.
+        pid: Process number.
+        started: When it started, in seconds since 1970.
+    """
+
+    home: str
+    pid: int
+    started: float
+
+    @classmethod
+    def here(cls) -> "Owner":
+        """This process."""
+        namespace = Path("/proc/self/ns/pid")
+        scope = os.readlink(namespace) if namespace.exists() else ""
+        return cls(f"{platform.node()} {scope}".strip(), os.getpid(), psutil.Process().create_time())
+
+    def as_dict(self) -> dict[str, Any]:
+        """As stored with the trial."""
+        return {"home": self.home, "pid": self.pid, "started": self.started}
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> "Owner | None":
+        """Who runs a trial; None where nobody has claimed it yet."""
+        data = trial.user_attrs.get(WORKER)
+        return cls(**data) if isinstance(data, Mapping) else None
+
+    def is_alive(self) -> bool | None:
+        """Whether the process lives; None where that cannot be seen from here."""
+        if self.home != Owner.here().home:
+            return None
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < START_TOLERANCE_S
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.AccessDenied:
+            return None
+
+
+class Lease:
+    """Signs of life for a trial while the block runs.
+
+    Args:
+        storage: Optuna storage.
+        trial_id: The storage's number of the trial.
+        owner: This worker.
+        every_s: Seconds between two signs.
+    """
+
+    def __init__(self, storage: Any, trial_id: int, owner: Owner, every_s: float) -> None:
+        self._storage, self._trial_id, self._owner, self._every_s = storage, trial_id, owner, every_s
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name=f"lease-{trial_id}")
+
+    def __enter__(self) -> "Lease":
+        self._storage.set_trial_user_attr(self._trial_id, WORKER, self._owner.as_dict())
+        self._storage.set_trial_user_attr(self._trial_id, BEAT, 0)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        count = 0
+        while not self._done.wait(self._every_s):
+            count += 1
+            try:
+                self._storage.set_trial_user_attr(self._trial_id, BEAT, count)
+            except UpdateFinishedTrialError:
+                return  # another worker took it over and was quicker
+            except Exception as error:
+                # A storage that is away for a while must not kill the trial; others see the beat stand still.
+                logger.warning("No sign of life could be given: %s", error)
+
+
+class Watch:
+    """Finds running trials whose worker is gone.
+
+    Args:
+        grace_s: Seconds without a sign after which a worker that cannot be seen counts as gone.
+    """
+
+    def __init__(self, grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._seen: dict[int, tuple[Any, float]] = {}
+
+    def is_abandoned(self, trial: FrozenTrial) -> bool:
+        """Whether nobody runs a trial any more; ask again and again."""
+        owner = Owner.of(trial)
+        alive = owner.is_alive() if owner else None
+        if alive is not None:
+            return not alive
+        sign, now = (trial.user_attrs.get(WORKER), trial.user_attrs.get(BEAT)), time.monotonic()
+        before, since = self._seen.get(trial.number, (None, now))
+        if before != sign or trial.number not in self._seen:
+            self._seen[trial.number] = (sign, now)
+            return False
+        return now - since > self._grace_s

@@ -1,0 +1,63 @@
+"""The `optuna` block in Optuna's terms: distributions by the place of their key, directions by objective."""
+
+from typing import Literal
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from metas_peft.conf import RunConfig
+from metas_peft.conf.keys import searched
+from metas_peft.conf.notices import without_effect
+from metas_peft.conf.schema import SearchRange
+from metas_peft.core.errors import UsageError
+
+Direction = Literal["minimize", "maximize"]
+MAXIMISED = ("quality", "accuracy", "hypervolume")
+
+
+def distributions(config: RunConfig) -> dict[str, BaseDistribution]:
+    """Dotted path of each searched key -> what a trial draws it from.
+
+    Raises:
+        UnknownKeyError: A name that no key has, or several have.
+        UsageError: Nothing to search, a key named twice, or one that changes nothing in this run.
+    """
+    found: dict[str, BaseDistribution] = {}
+    for name, span in config.optuna.search_space.items():
+        path = searched(name).path
+        if path in found:
+            raise UsageError(f"optuna.search_space names {path} twice, once as {name!r}. Keep one of the two.")
+        found[path] = _distribution(span)
+    if not found:
+        raise UsageError(
+            "optuna.search_space is empty; a search needs keys with ranges, such as "
+            "learning_rate: {type: loguniform, low: 1e-5, high: 5e-4}."
+        )
+    for path, because in without_effect(config, found).items():
+        raise UsageError(f"A search over {path} would change nothing: {because}. Take it out or change the run.")
+    return found
+
+
+def _distribution(span: SearchRange) -> BaseDistribution:
+    if span.type == "categorical":
+        return CategoricalDistribution(span.choices)
+    assert span.low is not None
+    assert span.high is not None
+    if span.type == "int":
+        return IntDistribution(int(span.low), int(span.high), log=span.log, step=int(span.step or 1))
+    is_log = span.log or span.type == "loguniform"
+    return FloatDistribution(float(span.low), float(span.high), log=is_log, step=span.step)
+
+
+def objectives(config: RunConfig) -> tuple[tuple[str, ...], tuple[Direction, ...]]:
+    """Figures that are searched for, and Optuna's direction of each."""
+    names = config.optuna.objectives
+    if len(set(names)) != len(names):
+        raise UsageError(f"optuna.objectives names {', '.join(names)}; name each figure once.")
+    if not names:
+        return (config.evaluation.primary_metric,), (config.optuna.direction,)
+    return names, tuple("maximize" if name in MAXIMISED else "minimize" for name in names)
