@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from metas_peft.core.errors import DatasetError
-from metas_peft.tasks import load_task
+from metas_peft.tasks import TASKS, load_task
 from metas_peft.tasks.corpus import evaluation_sentences, lexicon, templates, training_sentences
 from metas_peft.tasks.corpus.generate import generate
 from metas_peft.tasks.corpus.lexicon import Lexicon
+from metas_peft.tasks.splits import for_choosing
 
 # Grammar, as opposed to what is praised, blamed or by whom: the only words that both parts may use.
 GRAMMAR = frozenset(
@@ -175,3 +176,13 @@ def test_holdout_depends_on_the_seed_and_evaluation_does_not(data):
 def test_builtin_refuses_a_path(tmp_path):
     with pytest.raises(DatasetError, match="is generated"):
         load_task("builtin", path=tmp_path)
+
+
+def test_held_out_examples_take_the_place_of_the_evaluation_ones_for_choosing():
+    data = load_task("builtin", train_limit=200)
+    score = TASKS["builtin"].score
+    choosing = for_choosing(data, score)
+    assert choosing.validation == data.holdout != data.validation
+    assert choosing.train == data.train
+    right = [max(data.holdout.labels.count(c), 0) / len(data.holdout) for c in (0, 1)]
+    assert choosing.chance_quality in right

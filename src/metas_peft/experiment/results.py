@@ -106,7 +106,7 @@ def calibration_block(outcome: Outcome) -> dict[str, Any] | None:
     if surrogate is None:
         return None
     return {
-        "method": f"{surrogate.kind}, scale and shift per metric",
+        "method": surrogate.kind + (", scale and shift per metric" if surrogate.scale_shift is not None else ""),
         "design": outcome.config.surrogate.calibration_design,
         "points": [
             {"key": p.key, "predicted": p.predicted.as_dict(), "measured": p.measured.as_dict()}
@@ -205,6 +205,7 @@ def results_block(
         "seeds": [config.training.seed],
         "versions": versions,
         "quality_metric": outcome.task.quality_metric,
+        "evaluation_split": config.evaluation.split,
         "n_validation": len(outcome.task.validation),
         "n_train": len(outcome.task.train),
         "chance_quality": outcome.task.chance_quality,

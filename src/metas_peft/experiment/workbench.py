@@ -23,6 +23,7 @@ from metas_peft.core.files import replacing
 from metas_peft.core.records import BackboneShape, Cost, Subnet, Workload
 from metas_peft.experiment.stages import digest
 from metas_peft.tasks import TASKS, TaskData, TextExamples, load_task
+from metas_peft.tasks.splits import for_choosing
 from metas_peft.tuning.context import GateSettings, Schedule
 from metas_peft.tuning.data import Collator, EncodedTexts
 from metas_peft.tuning.loop import LoopSettings
@@ -110,6 +111,8 @@ class Workbench:
             RunFileError: The run file contradicts the backbone.
         """
         data, model = config.dataset, config.model
+        if config.evaluation.split == "holdout":
+            task = for_choosing(task, score)
         shape = shape_of(loaded.model, (), loaded.name)
         for key, wanted, found in (
             ("model.hidden_size", model.hidden_size, shape.hidden),

@@ -1,5 +1,8 @@
 """Seeded slices of a data set: what is trained on, chosen on and evaluated on."""
 
+import dataclasses
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from metas_peft.core.errors import DatasetError
@@ -36,6 +39,18 @@ def assemble(
     majority = int(np.bincount(train.labels).argmax())
     metric, chance = next(iter(task.score([majority] * len(evaluation), evaluation.labels).items()))
     return TaskData(task.name, kept, held, evaluation, label_names, origin, source, metric, chance)
+
+
+def for_choosing(data: TaskData, score: Callable[[Sequence[int], Sequence[int]], dict[str, float]]) -> TaskData:
+    """The same data with the held-out part of the training set in the evaluation examples' place.
+
+    Args:
+        data: A task's data.
+        score: Metrics of predicted label indices, headline first.
+    """
+    majority = int(np.bincount(data.train.labels + data.holdout.labels).argmax())
+    chance = next(iter(score([majority] * len(data.holdout), data.holdout.labels).values()))
+    return dataclasses.replace(data, validation=data.holdout, chance_quality=chance)
 
 
 def cut_evaluation(examples: TextExamples, source: str) -> tuple[TextExamples, TextExamples]:
