@@ -33,7 +33,8 @@ from metas_peft.core.records import (
 from metas_peft.core.units import MS_PER_S, S_PER_MS
 from metas_peft.devices.base import Device, Ledger, Purpose, Specimen, by_shape, make_record, stacked_papers
 from metas_peft.devices.conditions import ConditionProbe, HostProbe, between
-from metas_peft.devices.power import PassTime, PowerSource
+from metas_peft.devices.metering import EnergyScale
+from metas_peft.devices.power import MeterRules, PassTime, PowerFigures, PowerSource
 from metas_peft.devices.protocol import Clock, Run, Timing, TimingRules, time_flight
 
 logger = logging.getLogger(__name__)
@@ -44,11 +45,13 @@ OVERUSE = 1.25  # processors in use by threads noted, above which the note is co
 
 @dataclass(frozen=True)
 class _Yardstick:
-    """The anchor of a backbone under a workload, and its times when it was first measured."""
+    """The anchor of a backbone under a workload, its times when it was first measured, and how well they are known."""
 
     specimen: Specimen
     wall_s: float
     cpu_s: float
+    known_to: float
+    energy: EnergyScale | None = None
 
 
 class LocalDevice(Device):
@@ -92,12 +95,20 @@ class LocalDevice(Device):
                 is_anchor = row.get("anchor_key") == row["subnet_key"] and row["model_id"] == shape.model_id
                 if is_anchor and row["subnet_key"] in by_key and row.get("cpu_time_ms") is not None:
                     wall_s, cpu_s = row["scale_ms"] * S_PER_MS, row["cpu_time_ms"] * S_PER_MS
-                    yardstick = _Yardstick(by_key[row["subnet_key"]], wall_s, cpu_s)
+                    known_to = (row.get("known_to_pct") or 0.0) / 100.0
+                    energy = self._recalled_energy(row)
+                    yardstick = _Yardstick(by_key[row["subnet_key"]], wall_s, cpu_s, known_to, energy)
                     self._yardsticks.setdefault((shape, workload), yardstick)
                     logger.info(
                         "Times are given on the scale of earlier records: %.3g ms of the anchor.", row["scale_ms"]
                     )
                     break
+
+    def _recalled_energy(self, row: Mapping[str, Any]) -> EnergyScale | None:
+        """The anchor's energy of an earlier record, if it was read by the meter that is open now."""
+        if row.get("origin_energy") != Origin.MEASURED or row.get("meter") != self.power.name:
+            return None
+        return EnergyScale(row["energy_j"], (row.get("energy_known_to_pct") or 0.0) / 100.0)
 
     def _measure(
         self, specimens: Sequence[Specimen], workload: Workload, purpose: Purpose, seed: int
@@ -154,19 +165,32 @@ class LocalDevice(Device):
         # The anchor flies along at the end where it is not a member.
         crew = runs if anchor_run in runs else [*runs, anchor_run]
         before = self._probe.read()
-        timed = time_flight(crew, crew.index(anchor_run), self.rules, self._clock, rng)
-        yardstick = self._yardsticks.setdefault(
-            (anchor.shape, workload), _Yardstick(anchor, timed.anchor_wall_s, timed.anchor_cpu_s)
+        place, sets_scale = crew.index(anchor_run), (anchor.shape, workload) not in self._yardsticks
+        timed = time_flight(crew, place, self.rules, self._clock, rng, sets_scale=sets_scale)
+        yardstick = self._yardsticks.get((anchor.shape, workload)) or _Yardstick(
+            anchor, timed.anchor_wall_s, timed.anchor_cpu_s, timed.timings[place].known_to
         )
+        times = [self._pass_time(timing, yardstick) for timing in timed.timings]
+        limit_s = self.rules.seconds_per_subject * len(crew)
+        rules = MeterRules(place, self.rules.tolerance, limit_s, yardstick.energy)
+        power = self.power.flight(crew, times, rules, rng)
+        if yardstick.energy is None and not power.figures[place].problem:
+            # A restless anchor is no scale for what comes; the next flight sets it.
+            yardstick = dataclasses.replace(yardstick, energy=power.scale)
+        self._yardsticks[anchor.shape, workload] = yardstick
         records = [
-            self._record(specimen, workload, paper, run, timing, yardstick, timed.anchor_wall_s)
-            for specimen, paper, run, timing in zip(specimens, papers, runs, timed.timings, strict=False)
+            self._record(specimen, workload, paper, timing, time, figures, yardstick, timed.anchor_wall_s)
+            for specimen, paper, timing, time, figures in zip(
+                specimens, papers, timed.timings, times, power.figures, strict=False
+            )
         ]
         conditions = dataclasses.replace(
             between(before, self._probe.read()),
             anchor_key=anchor.subnet.key,
             anchor_ms=timed.anchor_wall_s * MS_PER_S,
             scale_ms=yardstick.wall_s * MS_PER_S,
+            anchor_energy_j=power.anchor_j,
+            scale_energy_j=None if power.scale is None else power.scale.energy_j,
         )
         if conditions.is_throttled:
             logger.warning(
@@ -180,38 +204,49 @@ class LocalDevice(Device):
             for r in records
         ]
 
+    def _pass_time(self, timing: Timing, yardstick: _Yardstick) -> PassTime:
+        self._contradict_threads(timing.peak_processors)
+        return PassTime(
+            timing.wall_ratio * yardstick.wall_s * MS_PER_S,
+            timing.cpu_ratio * yardstick.cpu_s * MS_PER_S,
+            timing.peak_processors,
+        )
+
     def _record(
         self,
         specimen: Specimen,
         workload: Workload,
         paper: PaperCost[float],
-        run: Run,
         timing: Timing,
+        time: PassTime,
+        figures: PowerFigures,
         yardstick: _Yardstick,
         anchor_now_s: float,
     ) -> ProfileRecord:
-        latency_ms = timing.wall_ratio * yardstick.wall_s * MS_PER_S
-        cpu_ms = timing.cpu_ratio * yardstick.cpu_s * MS_PER_S
-        self._contradict_threads(timing.peak_processors)
-        figures = self.power.figures(run, PassTime(latency_ms, cpu_ms, timing.peak_processors))
-        cost = Cost(figures.energy_j, latency_ms, figures.peak_power_w)
+        # The anchor's ratio is one; all that is not known of it is the scale.
+        own = 0.0 if specimen.subnet == yardstick.specimen.subnet else timing.known_to
         return make_record(
             self.spec,
             specimen,
             workload,
             paper,
-            cost,
+            Cost(figures.energy_j, time.latency_ms, figures.peak_power_w),
             Cost(figures.origin, Origin.MEASURED, None if figures.peak_power_w is None else figures.origin),
             meter=self.power.name,
-            source=_story(timing, yardstick, anchor_now_s, figures.note),
+            source=_story(timing, own, yardstick, anchor_now_s, figures.note),
             n_repeats=timing.n_trials,
             latency_std_ms=timing.wall_std_ratio * yardstick.wall_s * MS_PER_S,
             mean_power_w=figures.mean_power_w,
             idle_power_w=figures.idle_power_w,
             energy_above_idle_j=figures.energy_above_idle_j,
-            cpu_time_ms=cpu_ms if math.isfinite(cpu_ms) else None,  # a clock may not count it
+            energy_std_j=figures.std_j,
+            energy_known_to_pct=None if figures.known_to is None else 100.0 * figures.known_to,
+            n_windows=figures.n_windows,
+            cpu_time_ms=time.cpu_ms if math.isfinite(time.cpu_ms) else None,  # a clock may not count it
             sampling_period_ms=figures.sampling_period_ms,
-            known_to_pct=100.0 * timing.known_to,
+            is_valid=not figures.problem,
+            why_invalid=figures.problem,
+            known_to_pct=100.0 * math.hypot(own, yardstick.known_to),
             n_invalid=timing.n_invalid,
             conditions=Conditions(meter_gap_pct=figures.meter_gap_pct),
             trials=timing.trials,
@@ -236,17 +271,14 @@ def _open(specimen: Specimen, workload: Workload) -> Run:
     return specimen.open(workload)
 
 
-def _story(timing: Timing, yardstick: _Yardstick, anchor_now_s: float, note: str) -> str:
+def _story(timing: Timing, own: float, yardstick: _Yardstick, anchor_now_s: float, note: str) -> str:
     """How the number came about, for the record."""
-    text = (
-        f"local protocol: {timing.n_trials} trials of {timing.passes_per_trial} passes, median known to "
-        f"{timing.known_to:.1%}"
-    )
+    text = f"local protocol: {timing.n_trials} trials of {timing.passes_per_trial} passes, median known to {own:.1%}"
     if timing.is_cut_short:
         text += ", stopped at the time limit"
     if timing.n_invalid:
         text += f", {timing.n_invalid} invalid trials left out"
     return text + (
-        f"; anchor {yardstick.specimen.subnet.key} took {anchor_now_s * MS_PER_S:.3g} ms, "
-        f"scale of {yardstick.wall_s * MS_PER_S:.3g} ms" + (f"; {note}" if note else "")
+        f"; anchor {yardstick.specimen.subnet.key} took {anchor_now_s * MS_PER_S:.3g} ms, scale of "
+        f"{yardstick.wall_s * MS_PER_S:.3g} ms known to {yardstick.known_to:.1%}" + (f"; {note}" if note else "")
     )

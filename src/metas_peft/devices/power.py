@@ -4,27 +4,37 @@ They are two classes so that no branch can mix them up: `MeteredPower` builds it
 the only place that says `measured`; `UtilisationModel` never sees a meter and always says `modelled`.
 
     prepare    cool down, then read the power at rest
-    figures    passes back to back in a window of at least 20 update periods; longer until its energy is known to 0.5 %
+    flight     passes back to back in windows of at least 20 update periods, in rounds against the anchor (`metering`)
     finish     cool down, then read the power at rest again: what changed meanwhile was not the passes
+
+Energy and latency of a record are both on the anchor's scale, and its mean power is the one by the other; where the
+windows themselves read another mean, passes took another time in them than when they were timed, and the record says
+so. The peak is the highest of all windows as it was read.
 """
 
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from metas_peft.core.records import Origin
 from metas_peft.core.units import S_PER_MS
 from metas_peft.devices.host import Host
-from metas_peft.devices.meters.base import KNOWN_TO_PCT, SHORTEST_WINDOW_S, EnergyCounter, MeterReading, PowerSampler
+from metas_peft.devices.metering import Energy, EnergyScale, MeteredRounds
+from metas_peft.devices.meters.base import SHORTEST_WINDOW_S, EnergyCounter, MeterReading, PowerSampler
 from metas_peft.devices.meters.track import EDGE_UPDATES
 from metas_peft.devices.meters.window import Window
 
 logger = logging.getLogger(__name__)
 
-LONGEST_WINDOW_S = 30.0
+MEAN_GAP = 0.1  # between energy by latency and the mean power of the windows, beyond which the record says so
 IDLE_CHANGE = 0.2  # of the power at rest, beyond which before and after are not the same machine
+
+
+Run = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,9 @@ class PassTime:
 class PowerFigures:
     """Energy of a pass and its powers; None where the source cannot tell.
 
-    `meter_gap_pct` is what the sampler integrates to by what the counter says, less one; `note` is for the record.
+    `known_to` is the half width of the 95 % interval of the energy, as a fraction of it, `std_j` its spread over
+    `n_windows` windows; `meter_gap_pct` is what the sampler integrates to by what the counter says, less one; `note` is
+    for the record, and `problem` says why it is not valid.
     """
 
     energy_j: float
@@ -56,8 +68,31 @@ class PowerFigures:
     energy_above_idle_j: float | None
     sampling_period_ms: float | None
     origin: Origin
+    std_j: float | None = None
+    known_to: float | None = None
+    n_windows: int | None = None
     meter_gap_pct: float | None = None
     note: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class FlightPower:
+    """Figures of each subject of a flight, and the anchor's energy: now, and the scale; None without a meter."""
+
+    figures: tuple[PowerFigures, ...]
+    anchor_j: float | None = None
+    scale: EnergyScale | None = None
+
+
+@dataclass(frozen=True)
+class MeterRules:
+    """How far a flight is read: which subject is the anchor, how well, how long, and on which scale if there is one."""
+
+    anchor: int
+    tolerance: float
+    limit_s: float
+    scale: EnergyScale | None = None
 
 
 class PowerSource(ABC):
@@ -76,8 +111,17 @@ class PowerSource(ABC):
         """Called once before the subjects of a measurement run."""
 
     @abstractmethod
-    def figures(self, run: Callable[[], object], pass_time: PassTime) -> PowerFigures:
-        """Energy and power of a pass that takes `pass_time`."""
+    def flight(
+        self, runs: Sequence[Run], times: Sequence[PassTime], rules: MeterRules, rng: np.random.Generator
+    ) -> FlightPower:
+        """Energy and power of passes.
+
+        Args:
+            runs: Functions that run one pass each, N of them.
+            times: What the protocol found of each, on the scale of time.
+            rules: Anchor, scale, tolerance, limit.
+            rng: Decides the order in which a meter reads them.
+        """
 
     @abstractmethod
     def finish(self) -> float | None:
@@ -100,8 +144,14 @@ class UtilisationModel(PowerSource):
     def prepare(self) -> None:
         """Nothing to prepare."""
 
-    def figures(self, run: Callable[[], object], pass_time: PassTime) -> PowerFigures:
-        """Mean from processor time by wall time, peak from the busiest trial; the pass is not run again.
+    def flight(
+        self, runs: Sequence[Run], times: Sequence[PassTime], rules: MeterRules, rng: np.random.Generator
+    ) -> FlightPower:
+        """Figures from processor time; no pass is run again."""
+        return FlightPower(tuple(self._figures(time) for time in times))
+
+    def _figures(self, pass_time: PassTime) -> PowerFigures:
+        """Mean from processor time by wall time, peak from the busiest trial.
 
         While a pass runs at all it keeps one processor busy: other programs lower the share that a whole trial gets,
         not the power of the moment. So the peak is at least that of one busy processor.
@@ -172,27 +222,37 @@ class MeteredPower(PowerSource):
         """Read the power at rest."""
         self._idle_w = self._at_rest()
 
-    def figures(self, run: Callable[[], object], pass_time: PassTime) -> PowerFigures:
-        """Energy of the window by its passes."""
-        window_s = self._window_s
-        while True:
-            reading, passes = self._busy(run, window_s)
-            window_s *= 2
-            if reading.known_to_pct <= KNOWN_TO_PCT or window_s > LONGEST_WINDOW_S:
-                break
-        note = f"energy known to {reading.known_to_pct:.1f} % in a window of {reading.duration_s:.1f} s"
-        energy_j = reading.total_j / passes
-        idle_j = None if self._idle_w is None else self._idle_w * reading.duration_s / passes
+    def flight(
+        self, runs: Sequence[Run], times: Sequence[PassTime], rules: MeterRules, rng: np.random.Generator
+    ) -> FlightPower:
+        """Figures from windows of the meter, in rounds."""
+        rounds = MeteredRounds(len(runs), rules.anchor, rules.tolerance, rules.scale)
+        rounds.run(
+            lambda index, seconds: self._busy(runs[index], seconds), self._window_s, rules.limit_s, self._clock_s, rng
+        )
+        figures = tuple(self._figures(rounds.energy(index), time) for index, time in enumerate(times))
+        return FlightPower(figures, rounds.anchor_j, rounds.scale)
+
+    def _figures(self, energy: Energy, pass_time: PassTime) -> PowerFigures:
+        readings = [take.reading for take in energy.takes]
+        seconds = pass_time.latency_ms * S_PER_MS
+        mean_w = energy.energy_j / seconds
+        peaks = [r.peak_power_w for r in readings if r.peak_power_w is not None]
+        gaps = [r.gap_pct for r in readings if r.gap_pct is not None]
         return PowerFigures(
-            energy_j=energy_j,
-            mean_power_w=reading.mean_power_w,
-            peak_power_w=reading.peak_power_w,
+            energy_j=energy.energy_j,
+            mean_power_w=mean_w,
+            peak_power_w=max(peaks, default=None),
             idle_power_w=self._idle_w,
-            energy_above_idle_j=None if idle_j is None else energy_j - idle_j,
-            sampling_period_ms=reading.sampling_period_ms,
+            energy_above_idle_j=None if self._idle_w is None else energy.energy_j - self._idle_w * seconds,
+            sampling_period_ms=readings[-1].sampling_period_ms,
             origin=Origin.MEASURED,
-            meter_gap_pct=reading.gap_pct,
-            note=note,
+            std_j=energy.std_j,
+            known_to=energy.known_to,
+            n_windows=len(readings) - energy.left_out,
+            meter_gap_pct=float(np.median(gaps)) if gaps else None,
+            note=_note(energy, max(r.duration_s for r in readings)) + _contradiction(mean_w, readings),
+            problem=energy.problem,
         )
 
     def finish(self) -> float | None:
@@ -234,3 +294,26 @@ class MeteredPower(PowerSource):
 
     def _window(self) -> Window:
         return Window(self._counter, self._sampler, clock_s=self._clock_s, background=self._background)
+
+
+def _note(energy: Energy, longest_s: float) -> str:
+    text = (
+        f"energy known to {energy.known_to:.1%} from {len(energy.takes)} windows of up to {longest_s:.1f} s against "
+        "the anchor's"
+    )
+    if energy.is_cut_short:
+        text += ", stopped at the time limit"
+    if energy.left_out:
+        text += f", {energy.left_out} left out because the anchor's energy moved"
+    return text
+
+
+def _contradiction(mean_w: float, readings: Sequence[MeterReading]) -> str:
+    """What to say where energy by latency is not the power that was read."""
+    read_w = float(np.median([r.mean_power_w for r in readings]))
+    if abs(read_w - mean_w) <= MEAN_GAP * mean_w:
+        return ""
+    return (
+        f"; the windows read {read_w:.3g} W, energy by latency is {mean_w:.3g} W: passes took another time in them "
+        "than when they were timed"
+    )

@@ -10,13 +10,17 @@
     result    median of a subject's ratios; the caller multiplies it by the anchor's reference time
     end       every median is known to `tolerance`, or the time limit is reached (the result says which)
 
-A median is known to x when the distribution-free 95 % interval around it (order statistics) is no wider than +-x of
-it. A trial does not count when the clock did not advance; when the process got less than half of its usual share of a
+A median is known to x when the distribution-free 95 % interval around it is no wider than +-x of it (`median` says how
+that stays true although measuring stops at the first interval that is narrow enough). The ratios need to be known; the
+anchor's own time only in the flight that sets the scale, since later ones are given on it. What a record claims is both
+together: the root of the sum of the squares of the ratio's and the scale's.
+
+A trial does not count when the clock did not advance; when the process got less than half of its usual share of a
 processor (it was pre-empted); and with its whole round when the anchor took more than three times its median (the
-machine stalled). Such trials are kept and say why. A subject with fewer than three trials left has no result.
+machine stalled). Such trials are kept and say why. A subject with fewer than seven trials left has no result.
 
 Before a flight, and after it, the machine is asked for its temperature, clocks and throttling (`conditions`); a meter
-is read after the rounds, each subject in a window of its own, with the power at rest before and after (`power`).
+is read after these rounds, in rounds of its own (`metering`), with the power at rest before and after (`power`).
 """
 
 import math
@@ -29,13 +33,15 @@ import numpy as np
 from metas_peft.core.errors import MeasurementError
 from metas_peft.core.records import Trial
 from metas_peft.core.units import MS_PER_S
+from metas_peft.devices.median import FEWEST_TRIALS, trials_known_to
 
 Array = np.ndarray
 Run = Callable[[], object]
 
 STALL_FACTOR = 3.0
 PREEMPTED_SHARE = 0.5
-FEWEST_TRIALS = 3
+# The time limit ends a flight in which some subject has too few usable trials only after so many rounds.
+MOST_SHORT_ROUNDS = 2 * FEWEST_TRIALS
 # Why a trial does not count; a trial that was not made has no entry at all.
 COUNTS, NOT_MADE = "", "not made"
 NO_TIME, PREEMPTED, STALLED, NO_ANCHOR = (
@@ -57,8 +63,8 @@ class TimingRules:
 
     Attributes:
         tolerance: How well a median must be known, as a fraction of it.
-        seconds_per_subject: Time limit, times the number of subjects in a flight.
-        min_rounds: Rounds before a subject may leave.
+        seconds_per_subject: Time limit, times the number of subjects in a flight; once more for the windows of a meter.
+        min_rounds: Rounds before a subject may leave; no fewer than an interval needs are made.
         trial_s: Shortest trial.
         warm_up_s: Warm-up per subject.
         flight_size: Subjects that are held in memory and timed together.
@@ -66,7 +72,7 @@ class TimingRules:
 
     tolerance: float = 0.02
     seconds_per_subject: float = 3.0
-    min_rounds: int = 5
+    min_rounds: int = FEWEST_TRIALS
     trial_s: float = 0.02
     warm_up_s: float = 0.05
     flight_size: int = 8
@@ -81,11 +87,11 @@ class Timing:
         cpu_ratio: Median of its processor time by the anchor's.
         wall_std_ratio: Standard deviation of the wall ratios (of the anchor itself: of its times by their median).
         peak_processors: Largest processor time by wall time of a trial: processors in use.
-        known_to: Half width of the interval around the median, as a fraction of it.
+        known_to: Half width of the interval around the median, as a fraction of it; of the anchor's own time for it.
         n_trials: Trials that count.
         n_invalid: Trials left out.
         passes_per_trial: Passes in each.
-        is_cut_short: Whether the time limit came before the tolerance.
+        is_cut_short: Whether the rounds ended before `known_to` was within the tolerance.
         trials: All trials made, those left out included.
     """
 
@@ -110,7 +116,15 @@ class Flight:
     anchor_cpu_s: float
 
 
-def time_flight(runs: Sequence[Run], anchor: int, rules: TimingRules, clock: Clock, rng: np.random.Generator) -> Flight:
+def time_flight(
+    runs: Sequence[Run],
+    anchor: int,
+    rules: TimingRules,
+    clock: Clock,
+    rng: np.random.Generator,
+    *,
+    sets_scale: bool = True,
+) -> Flight:
     """Time subjects round-robin against one of them.
 
     Args:
@@ -119,6 +133,7 @@ def time_flight(runs: Sequence[Run], anchor: int, rules: TimingRules, clock: Clo
         rules: When to stop.
         clock: Clocks to read.
         rng: Decides the order within rounds.
+        sets_scale: Whether the anchor's own time is wanted, and has to be known as well as the ratios.
 
     Raises:
         MeasurementError: A subject has too few valid trials.
@@ -136,16 +151,17 @@ def time_flight(runs: Sequence[Run], anchor: int, rules: TimingRules, clock: Clo
         wall, cpu = np.vstack([wall, row_wall]), np.vstack([cpu, row_cpu])
         problems = _problems(wall, cpu, anchor)
         is_valid = problems == COUNTS
-        known = [_known_to(_samples(wall, is_valid, anchor, i)) for i in range(n)]
+        known = [trials_known_to(_samples(wall, is_valid, anchor, i)) for i in range(n)]
+        unsettled = [i for i in range(n) if known[i] > rules.tolerance and (i != anchor or sets_scale)]
         if len(wall) >= rules.min_rounds:
-            active = [i for i in range(n) if i == anchor or known[i] > rules.tolerance]
-            # The anchor's own drift is what the ratios cancel; it need not settle, unless it is all there is.
-            if active == [anchor] and (n > 1 or known[anchor] <= rules.tolerance):
+            if not unsettled:
                 break
-        if len(wall) >= FEWEST_TRIALS and clock.wall_s() >= limit_s:
+            active = sorted({anchor, *unsettled})
+        is_enough = is_valid.sum(axis=0).min() >= FEWEST_TRIALS or len(wall) >= MOST_SHORT_ROUNDS
+        if is_enough and clock.wall_s() >= limit_s:
             break
     anchor_valid = is_valid[:, anchor]
-    timings = tuple(_summary(wall, cpu, problems, anchor, i, passes[i], known[i], rules) for i in range(n))
+    timings = tuple(_summary(wall, cpu, problems, anchor, i, passes[i], known[i], i in unsettled) for i in range(n))
     return Flight(timings, float(np.median(wall[anchor_valid, anchor])), float(np.median(cpu[anchor_valid, anchor])))
 
 
@@ -200,19 +216,8 @@ def _samples(wall: Array, is_valid: Array, anchor: int, index: int) -> Array:
     return wall[rows, index] if index == anchor else wall[rows, index] / wall[rows, anchor]
 
 
-def _known_to(samples: Array) -> float:
-    """Half width of the 95 % interval of the median by order statistics, as a fraction of the median."""
-    n = len(samples)
-    if n < FEWEST_TRIALS:
-        return math.inf
-    ordered = np.sort(samples)
-    half = 1.96 * math.sqrt(n) / 2
-    low, high = max(0, math.floor(n / 2 - half)), min(n - 1, math.ceil(n / 2 + half) - 1)
-    return float((ordered[high] - ordered[low]) / 2 / np.median(ordered))
-
-
 def _summary(
-    wall: Array, cpu: Array, problems: Array, anchor: int, index: int, passes: int, known_to: float, rules: TimingRules
+    wall: Array, cpu: Array, problems: Array, anchor: int, index: int, passes: int, known_to: float, is_cut_short: bool
 ) -> Timing:
     rows = problems[:, index] == COUNTS
     made = int(np.isfinite(wall[:, index]).sum())
@@ -235,7 +240,7 @@ def _summary(
         n_trials=n_trials,
         n_invalid=made - n_trials,
         passes_per_trial=passes,
-        is_cut_short=known_to > rules.tolerance and (index != anchor or wall.shape[1] == 1),
+        is_cut_short=is_cut_short,
         trials=tuple(
             Trial(number, float(wall[number, index]) * MS_PER_S, float(cpu[number, index]) * MS_PER_S, str(why))
             for number, why in enumerate(problems[:, index])
