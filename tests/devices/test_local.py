@@ -340,7 +340,7 @@ class Neighbour(Machine):
     """Passes of 20 W on a machine of 5 W; from `from_s` on another program draws 20 W and takes time from passes."""
 
     def __init__(self, from_s, slower=1.8):
-        super().__init__(lambda now_s: slower if now_s >= from_s else 1.0)
+        super().__init__(lambda now_s: slower if now_s >= self.from_s else 1.0)
         self.from_s = from_s
 
     def counter(self):
@@ -409,7 +409,7 @@ def test_anchor_whose_energy_has_changed_since_the_reference_makes_records_inval
     machine.from_s = machine.now_s
     (later,) = local.measure(specimens[1:], Workload(), purpose=Purpose.POOL)
     assert later.conditions.scale_energy_j == pytest.approx(0.2)
-    assert later.conditions.anchor_energy_j == pytest.approx(0.4, rel=0.01)
+    assert later.conditions.anchor_energy_j == pytest.approx(0.72, rel=0.01)
     assert later.cost.energy_j == pytest.approx(0.1, rel=0.01)
     assert not later.is_valid
     assert "since its reference of 0.2 J" in later.why_invalid
