@@ -34,12 +34,12 @@ def sweep(
 
     A study goes on where it stopped; trials of a worker that died are run again.
     """
+    from metas_peft.conf import values
     from metas_peft.conf.compose import load
     from metas_peft.core.files import write_json
 
-    options = [f"optuna.n_trials={trials}"] if trials is not None else []
-    options += [f"optuna.storage='{storage}'"] if storage is not None else []
-    config = load(run, [*(overrides or []), *options])
+    options = {"optuna.n_trials": trials, "optuna.storage": storage}
+    config = values.replace(load(run, overrides or []), {k: v for k, v in options.items() if v is not None})
     log_to_stderr()
     from metas_peft.search import Worker, open_search, summarise, write_best
     from metas_peft.search.summary import SUMMARY
