@@ -75,6 +75,7 @@ def test_trial_is_judged_on_the_held_out_examples_without_rivals(search):
     assert (trial.model.peft.r, trial.training.learning_rate, trial.training.seed) == (4, 0.01, 5)
     assert (trial.evaluation.split, trial.evaluation.baselines, trial.run_id) == ("holdout", (), "trial-0003")
     assert trial.output_dir.endswith("study.sweep/trials")
+    assert trial.given == {"run_id", "output_dir", "training.seed", "model.peft.r", "training.learning_rate"}
     asked = search("evaluation.baselines=[drop-top]", run_id="other").trial_config(0, {}, 0)
     assert asked.evaluation.baselines == ("drop-top",)
 
@@ -92,6 +93,7 @@ def test_search_finds_the_best_and_what_matters(search):
     config = load(write_best(study))
     assert config.training.learning_rate == best["params"]["training.learning_rate"]
     assert (config.run_id, config.evaluation.split) == ("study-best", "validation")
+    assert config.given == {"run_id", "output_dir", *best["params"]}
 
 
 def test_study_that_stopped_goes_on_as_if_it_had_not(search):

@@ -97,9 +97,9 @@ class Search:
                 "output_dir": str(folder if config.optuna.repeats > 1 else folder.parent),
             },
         )
-        # A trial does not search: what it was told about searching is not its business.
-        given = {path for path in changed.given if path.partition(".")[0] not in ("optuna", "retarget")}
-        return dataclasses.replace(changed, given=frozenset(given))
+        # What the user set, and what the trial sets; the rest is our own business, and no note is made of it.
+        told = {path for path in config.given if path.partition(".")[0] not in ("optuna", "retarget")}
+        return dataclasses.replace(changed, given=frozenset(told | params.keys()))
 
     def run_folder(self, number: int, repeat: int) -> Path:
         """Folder of one run of a trial."""

@@ -2,13 +2,14 @@
 
 import logging
 import math
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from metas_peft.conf import dump, values
+from metas_peft.conf import to_dict, values, yaml12
 from metas_peft.core.files import write_text
 from metas_peft.search.study import Search
 from metas_peft.search.worker import ERROR
@@ -77,6 +78,20 @@ def write_best(search: Search) -> Path | None:
     sign = -1 if search.directions[0] == "minimize" else 1
     trial = max(best, key=lambda t: sign * t.values[0])
     config = values.replace(search.config, {**trial.params, "run_id": f"{search.config.run_id}-best"})
+    told = {path for path in config.given if path.partition(".")[0] != "optuna"}
     path = search.folder / BEST
-    write_text(path, f"# Trial {trial.number} of the study {search.study.study_name}.\n{dump(config)}")
+    text = yaml12.write(_only(to_dict(config), told))
+    write_text(path, f"# Trial {trial.number} of the study {search.study.study_name}.\n{text}")
     return path
+
+
+def _only(data: Mapping[str, Any], paths: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """The part of nested values whose dotted paths are given."""
+    found: dict[str, Any] = {}
+    for name, value in data.items():
+        path = f"{prefix}{name}"
+        if path in paths:
+            found[name] = value
+        elif isinstance(value, Mapping) and (inner := _only(value, paths, f"{path}.")):
+            found[name] = inner
+    return found
