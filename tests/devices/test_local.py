@@ -284,7 +284,7 @@ def test_energy_of_a_meter_is_measured_and_right(minilm):
     assert record.idle_power_w == pytest.approx(3)
     assert record.conditions.idle_power_after_w == pytest.approx(3)
     assert record.energy_above_idle_j == pytest.approx(9 * 0.002)
-    assert "energy known to 0.1% from 3 windows of up to 0.5 s" in record.source
+    assert "energy known to 0.2% from 3 windows of up to 0.5 s" in record.source
     assert record.energy_known_to_pct < 0.5
     assert record.n_windows == 3
     assert record.cost.peak_power_w is None

@@ -112,6 +112,99 @@ def test_short_hole_in_the_readings_of_a_counter_is_bridged():
     assert abs(error_pct(trace)) < 0.5
 
 
+def assert_right_or_refused(trace: Trace) -> bool:
+    """Whether it was let through."""
+    try:
+        reading = replay(trace)
+    except MeasurementError:
+        return False
+    assert abs(100.0 * (reading.total_j / trace.expected_j - 1.0)) < 0.5
+    return True
+
+
+BROKEN = SHOWN | {"sampler of the moment": {"counter_period_s": None, "sampler_period_s": 0.047}}
+
+
+@pytest.mark.parametrize("shown", BROKEN)
+@pytest.mark.parametrize("course", ["steady", "rising"])
+def test_short_clock_jump_is_harmless_or_refused(course, shown):
+    trace = traces.record(COURSES[course], **BROKEN[shown])
+    jumps = [(at_s, by_s) for at_s in (0.98, 1.01, 1.04, 1.3, 3.0, 4.7, 4.93, 4.99) for by_s in (0.1, 0.2, 0.45, 0.9)]
+    passed = [assert_right_or_refused(traces.clock_jump(trace, at_s, by_s)) for at_s, by_s in jumps]
+    assert len(passed) == 32
+    if trace.energy_j is None:
+        assert not any(passed[4:]), "nothing counted on while the clock jumped"
+
+
+@pytest.mark.parametrize("shown", BROKEN)
+@pytest.mark.parametrize("course", ["steady", "rising"])
+def test_short_hole_is_harmless_or_refused(course, shown):
+    trace = traces.record(COURSES[course], **BROKEN[shown])
+    holes = [(from_s, long_s) for from_s in (0.9, 1.02, 2.0, 3.3, 4.6, 4.85) for long_s in (0.2, 0.3, 0.5)]
+    passed = [assert_right_or_refused(traces.missing_readings(trace, at_s, at_s + s)) for at_s, s in holes]
+    assert len(passed) == 18
+    if trace.energy_j is None:
+        assert not any(passed)
+
+
+@pytest.mark.parametrize("short_j", [0.5, 3.0, 5.0, 11.0, 20.0])
+@pytest.mark.parametrize("at_s", [2.961, 3.0, 3.02, 3.05])
+def test_restart_close_to_the_end_of_the_range_is_harmless_or_refused(short_j, at_s):
+    """It looks like a wrap-around: the counter falls from just below its range to zero."""
+    trace = traces.record(COURSES["steady"], sampler_period_s=None)
+    after = int(np.flatnonzero(trace.times_s >= at_s)[0])
+    energy_j = trace.energy_j - trace.energy_j[after - 1] + 262_144.0 - short_j
+    energy_j[after:] -= energy_j[after]
+    assert_right_or_refused(dataclasses.replace(trace, energy_j=energy_j, wrap_j=262_144.0))
+
+
+@pytest.mark.parametrize("pass_s", [0.05, 0.0501, 0.0505, 0.1001, 0.013, 0.0249, 0.2])
+def test_samples_in_step_with_passes_are_refused(pass_s):
+    """They would see the same part of each pass: up to -37.5 %, without any scatter."""
+    trace = traces.record(Course(pass_s=pass_s), counter_period_s=None)
+    with pytest.raises(MeasurementError, match="in step with the passes"):
+        replay(trace)
+
+
+def test_samples_of_the_moment_know_a_steady_power():
+    trace = traces.record(Course(swing_w=0.0), counter_period_s=None)
+    assert abs(error_pct(trace)) < 0.5
+    assert abs(error_pct(dataclasses.replace(trace, pass_s=0.0137))) < 0.5
+
+
+def test_recording_of_samples_has_to_say_how_long_a_pass_took():
+    trace = traces.record(Course(swing_w=0.0), counter_period_s=None)
+    with pytest.raises(InvalidRecordError, match="# pass_s: 0.02"):
+        replay(dataclasses.replace(trace, pass_s=None))
+
+
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [
+        ("counter_period_s", "nan"),
+        ("counter_period_s", "0"),
+        ("sampler_period_s", "-0.1"),
+        ("averaging_s", "nan"),
+        ("averaging_s", "-1"),
+        ("wrap_j", "0"),
+        ("wrap_j", "-5"),
+        ("pass_s", "-1"),
+        ("max_power_w", "nan"),
+        ("expected_j", "0"),
+        ("start_s", "nan"),
+        ("end_s", "0.5"),
+        ("end_s", "inf"),
+    ],
+)
+def test_fact_that_cannot_be_is_named(tmp_path, fact, value):
+    path = tmp_path / "trace.csv"
+    save_trace(traces.record(Course(swing_w=0.0)), path)
+    lines = [line for line in path.read_text().splitlines() if not line.startswith(f"# {fact}:")]
+    path.write_text("\n".join([f"# {fact}: {value}", *lines]) + "\n")
+    with pytest.raises(InvalidRecordError, match=f"{fact} is {float(value):g}; a number was expected"):
+        replay(load_trace(path))
+
+
 @pytest.mark.parametrize(("by_s", "message"), [(30.0, "the clock jumped"), (-0.4, "the clock went back")])
 def test_clock_jump_is_refused(by_s, message):
     with pytest.raises(MeasurementError, match=message):
@@ -181,7 +274,9 @@ def test_recording_without_an_answer_keeps_the_gap(tmp_path):
         ("# start_s 1\ntime_s,energy_j,power_w\n0,1,2\n", "line 1"),
         ("# start_s: soon\ntime_s,energy_j,power_w\n0,1,2\n", "not a number"),
         ("time_s,energy_j,power_w\n0,1,x\n", "line 2: 'x' is not a number"),
-        ("time_s,energy_j,power_w\n,1,2\n", "each row needs a time"),
+        ("time_s,energy_j,power_w\n,1,2\n", "line 2: 3 cells; each row needs a time"),
+        ("time_s,energy_j,power_w\n0,1,2\n1,2\n", "line 3: 2 cells; each row needs a time and 3 cells"),
+        ("time_s,energy_j,power_w\n", "no reading after the line of column names"),
     ],
 )
 def test_broken_recording_is_named(tmp_path, text, message):
@@ -189,6 +284,13 @@ def test_broken_recording_is_named(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InvalidRecordError, match=message):
         load_trace(path)
+
+
+def test_recording_without_values_is_named(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text("# end_s: 5\ntime_s,energy_j,power_w\n0,,\n1,,\n")
+    with pytest.raises(InvalidRecordError, match="no value of a meter"):
+        replay(load_trace(path))
 
 
 def test_missing_recording_is_named(tmp_path):

@@ -34,6 +34,7 @@ LONGEST_WINDOW_S = 30.0
 DITHER = 0.1  # of the length of a window
 ANCHOR_STEP = 0.2
 WORTHLESS = 0.1
+STANDARD_TO_95 = 2.0  # from a standard uncertainty to the half width of the 95 % interval
 
 
 @dataclass(frozen=True)
@@ -156,14 +157,15 @@ class MeteredRounds:
             takes=takes,
             left_out=len(takes) - counted,
             is_cut_short=self._is_unsettled(index),
-            problem=self._problem(counted, known_to),
+            problem=self._problem(index, counted, known_to),
         )
 
-    def _problem(self, counted: int, known_to: float) -> str:
+    def _problem(self, index: int, counted: int, known_to: float) -> str:
         rounds_j = self._energies(self._anchor)
         seen_j = np.append(rounds_j, self.scale.energy_j)
         moved = float(seen_j.max() / seen_j.min() - 1.0)
-        if counted < FEWEST_WINDOWS or moved > ANCHOR_STEP:
+        is_seen = max(self._meter_known_to(index), self._meter_known_to(self._anchor)) <= WORTHLESS
+        if is_seen and (counted < FEWEST_WINDOWS or moved > ANCHOR_STEP):
             return (
                 f"the anchor's own energy moved by {moved:.0%} while the meter was read, or since its reference of "
                 f"{self.scale.energy_j:.3g} J ({ANCHOR_STEP:.0%} are bearable): something else draws power. Measure "
@@ -171,7 +173,7 @@ class MeteredRounds:
             )
         if known_to > WORTHLESS:
             return (
-                f"the energy is only known to {known_to:.0%} ({WORTHLESS:.0%} are bearable): the meter is too slow for "
+                f"the energy is {known_words(known_to)} ({WORTHLESS:.0%} are bearable): the meter is too slow for "
                 "these passes, its samples fall in step with them, or the power is unsteady. Give more time "
                 "(--seconds), or use a meter that counts energy."
             )
@@ -182,11 +184,16 @@ class MeteredRounds:
         return is_wanted and self._known_to(index) > self._tolerance
 
     def _known_to(self, index: int) -> float:
-        """Of the ratio, and of the anchor's own energy: by the spread over windows and by what each window says."""
-        rows = self._rows(index)
+        """Of the ratio, and of the anchor's own energy: by the spread over windows and by what they say themselves."""
+        return float(np.hypot(windows_known_to(self._samples(index)), self._meter_known_to(index)))
+
+    def _meter_known_to(self, index: int) -> float:
+        """What a window says of itself, the median of them.
+
+        It is not less for many windows: samples in step with passes err alike in all of them.
+        """
         windows = [take.reading.known_to_pct / 100.0 for row in self._takes if (take := row[index]) is not None]
-        meter = 2.0 * float(np.sqrt(np.mean(np.square(windows)))) / np.sqrt(max(1, rows.sum()))
-        return float(np.hypot(windows_known_to(self._samples(index)), meter))
+        return STANDARD_TO_95 * float(np.median(windows))
 
     def _samples(self, index: int) -> Array:
         """Ratios of a subject; of the anchor its energies, since its ratios are all one."""
@@ -207,3 +214,8 @@ class MeteredRounds:
 
     def _energies(self, index: int) -> Array:
         return np.array([np.nan if (take := row[index]) is None else take.energy_j for row in self._takes])
+
+
+def known_words(known_to: float) -> str:
+    """How well an energy is known, in words."""
+    return f"known to {known_to:.1%}" if known_to < 1.0 else "not known"

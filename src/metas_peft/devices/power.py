@@ -23,7 +23,7 @@ import numpy as np
 from metas_peft.core.records import Origin
 from metas_peft.core.units import S_PER_MS
 from metas_peft.devices.host import Host
-from metas_peft.devices.metering import Energy, EnergyScale, MeteredRounds
+from metas_peft.devices.metering import Energy, EnergyScale, MeteredRounds, known_words
 from metas_peft.devices.meters.base import SHORTEST_WINDOW_S, EnergyCounter, MeterReading, PowerSampler
 from metas_peft.devices.meters.track import EDGE_UPDATES
 from metas_peft.devices.meters.window import Window
@@ -275,6 +275,7 @@ class MeteredPower(PowerSource):
             end_s = self._clock_s() + window_s
             while passes == 0 or self._clock_s() < end_s:
                 run()
+                window.passed()
                 passes += 1
                 if not self._background:
                     window.poll()
@@ -298,7 +299,7 @@ class MeteredPower(PowerSource):
 
 def _note(energy: Energy, longest_s: float) -> str:
     text = (
-        f"energy known to {energy.known_to:.1%} from {len(energy.takes)} windows of up to {longest_s:.1f} s against "
+        f"energy {known_words(energy.known_to)} from {len(energy.takes)} windows of up to {longest_s:.1f} s against "
         "the anchor's"
     )
     if energy.is_cut_short:

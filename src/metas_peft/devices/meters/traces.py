@@ -117,6 +117,7 @@ def record(
         counter_period_s=counter_period_s or 0.1,
         sampler_period_s=sampler_period_s or 0.05,
         averaging_s=averaging_s,
+        pass_s=course.pass_s if course.swing_w else 0.0,
         max_power_w=MOST_W,
         expected_j=course.work_j(),
     )

@@ -1,4 +1,4 @@
-"""From a row of readings to energy: what can be trusted is used, what cannot is refused with a reason.
+"""From readings of a counter to energy: what can be trusted is used, what cannot is refused with a reason.
 
     counter     ____/~~~~|____/~~~~|____/~~~~|      steps of an update period, seen by polls in between
     polls       . . . . . . . . . . . . . . . .
@@ -10,12 +10,9 @@ them with it. Passes run back to back in the window, so what is left out at its 
 the stretch, or its trend where it rises. How well the energy is known follows: the time of a step is known to half a
 poll, and power that swings more slowly than the meter steps makes the edges differ from the middle. A value that falls
 is a wrap-around if the counter has a known range and the power that this would mean is possible, else a restart, which
-is refused. A counter that stands still for ten periods is stuck; readings that are missing for longer than that are a
-dropout, a sleep of the machine or a jump of its clock.
-
-A sampler that averages over the last w seconds is not integrated by trapezoids: w times the sum of its values at
-t0 + w, t0 + 2w, ... is exactly the energy since t0, for any course of the power. Samples of the moment know a mean
-only as well as n random draws do.
+is refused. A restart close to the end of the range looks like a wrap-around; so the energy of that step counts as not
+known by as much as it differs from the steps beside it. A counter that stands still for ten periods is stuck; readings
+that are missing for longer than that are a dropout, a sleep of the machine or a jump of its clock.
 """
 
 import math
@@ -25,13 +22,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from metas_peft.core.errors import MeasurementError
-from metas_peft.devices.meters.base import MIN_UPDATES, EnergyCounter, PowerSampler
+from metas_peft.devices.meters.base import MIN_UPDATES, EnergyCounter
 
 Array = np.ndarray
 
 STUCK_UPDATES = 10
 DROPOUT_UPDATES = 10
 SHORTEST_DROPOUT_S = 0.5  # a busy processor may keep the thread that polls waiting for so long
+STEPS_BESIDE = 5  # of a wrap-around, on either side
 EDGE_UPDATES = 3  # at the edges of a window: one to settle, one to the next step, one before the end
 
 
@@ -47,6 +45,7 @@ class Stretch:
         course_w: Power about these times, shape (N,).
         timing: How far start and end may be off together, as a fraction of the length.
         sampling: How well the mean power is known from samples of the moment, as a fraction; 0 for means.
+        wrapping: Energy that may be a restart's rather than a wrap-around's, as a fraction.
     """
 
     start_s: float
@@ -56,6 +55,7 @@ class Stretch:
     course_w: Array
     timing: float = 0.0
     sampling: float = 0.0
+    wrapping: float = 0.0
 
     @property
     def duration_s(self) -> float:
@@ -88,7 +88,7 @@ def fill_window(stretch: Stretch, start_s: float, end_s: float) -> tuple[dict[st
     window_w = mean_w + float(slope) * (0.5 * (start_s + end_s) - centre_s)
     factor = window_w * window_s / (mean_w * stretch.duration_s) if mean_w > 0 else window_s / stretch.duration_s
     edges = residual_w * (window_s - stretch.duration_s) / (mean_w * window_s) if mean_w > 0 else 0.0
-    known_to = float(np.linalg.norm([stretch.timing, stretch.sampling, edges]))
+    known_to = float(np.linalg.norm([stretch.timing, stretch.sampling, stretch.wrapping, edges]))
     return {rail: energy_j * factor for rail, energy_j in stretch.energy_j.items()}, 100.0 * known_to
 
 
@@ -110,6 +110,7 @@ def counter_stretch(
     name, period_s = counter.name, counter.update_period_s
     check_clock(name, times_s, period_s)
     rails = {rail: _unwrapped(times_s, values, rail, counter) for rail, values in energy_j.items()}
+    doubts_j = [_wrapping_j(times_s, energy_j[rail], values) for rail, values in rails.items()]
     total: Array = np.stack(list(rails.values())).sum(axis=0)
     changed = np.flatnonzero(np.diff(total) > 0) + 1
     # A step was made between two polls, at most an update period before the second of them.
@@ -126,73 +127,10 @@ def counter_stretch(
         course_s=0.5 * (steps_s[1:] + steps_s[:-1]),
         course_w=np.diff(total[steps]) / np.diff(steps_s),
         timing=float(np.linalg.norm(half_step_s)) / math.sqrt(3) / length_s,
+        wrapping=float(np.linalg.norm(doubts_j)) / max(float(total[steps[-1]] - total[steps[0]]), 1e-12),
     )
-    _check_power(name, stretch.mean_power_w, counter.max_power_w)
+    check_power(name, stretch.mean_power_w, counter.max_power_w)
     return stretch
-
-
-def sampled_stretch(
-    times_s: Array, watts: Array, start_s: float, end_s: float, sampler: PowerSampler, needed: int = MIN_UPDATES
-) -> Stretch:
-    """Energy of a window from samples of power.
-
-    Args:
-        times_s: When they were taken, shape (N,).
-        watts: Their values, shape (N,).
-        start_s: When the work began; it goes on until `end_s`.
-        end_s: When it ended.
-        sampler: For its period, averaging time and largest power.
-        needed: Fewest samples.
-
-    Raises:
-        MeasurementError: The samples make no sense, or are too few.
-    """
-    name, width_s = sampler.name, sampler.averaging_s
-    check_clock(name, times_s, sampler.update_period_s)
-    check_samples(sampler, watts)
-    begin_s = start_s + sampler.update_period_s
-    inside = (times_s >= begin_s) & (times_s <= end_s)
-    if np.count_nonzero(inside) < needed:
-        raise MeasurementError(
-            f"{name}: {np.count_nonzero(inside)} samples in a window of {end_s - start_s:.2f} s, {needed} are needed. "
-            f"Measure for at least {sampler.min_window_s:.1f} s."
-        )
-    inner_s, inner_w = times_s[inside], watts[inside]
-    if width_s <= 0:
-        energy_j = float(np.trapezoid(inner_w, inner_s))
-        scatter = float(np.std(np.diff(inner_w))) / math.sqrt(2) / max(float(inner_w.mean()), 1e-12)
-        return Stretch(
-            float(inner_s[0]), float(inner_s[-1]), {name: energy_j}, inner_s, inner_w,
-            sampling=scatter / math.sqrt(len(inner_w)),
-        )  # fmt: skip
-    count = int((inner_s[-1] - inner_s[0]) / width_s)
-    if count < 1:
-        raise MeasurementError(
-            f"{name}: averages over {width_s:g} s, but the window was {end_s - start_s:.2f} s. Measure for at least "
-            f"{sampler.min_window_s:.1f} s."
-        )
-    marks_s = inner_s[0] + width_s * np.arange(1, count + 1)
-    means_w = np.asarray(np.interp(marks_s, inner_s, inner_w), dtype=np.float64)
-    energy_j = count * width_s * float(np.mean(means_w))
-    return Stretch(
-        float(inner_s[0]), float(marks_s[-1]), {name: energy_j}, inner_s[inner_s >= inner_s[0] + width_s] - width_s / 2,
-        inner_w[inner_s >= inner_s[0] + width_s],
-    )  # fmt: skip
-
-
-def check_samples(sampler: PowerSampler, watts: Array) -> None:
-    """Samples of power that can be true.
-
-    Raises:
-        MeasurementError: One is negative, not finite or impossibly large.
-    """
-    for value in watts[~np.isfinite(watts) | (watts < 0)][:1]:
-        raise MeasurementError(
-            f"{sampler.name}: read {value:g} W; a power of 0 or more was expected. Check how the sensor is connected "
-            "(a current measured backwards is negative)."
-        )
-    if len(watts):
-        _check_power(sampler.name, float(watts.max()), sampler.max_power_w)
 
 
 def check_clock(name: str, times_s: Array, period_s: float) -> None:
@@ -244,6 +182,23 @@ def _unwrapped(times_s: Array, values: Array, rail: str, counter: EnergyCounter)
     return values + range_j * np.concatenate([[0], np.cumsum(steps < 0)])
 
 
+def _wrapping_j(times_s: Array, values: Array, unwrapped: Array) -> float:
+    """By how much the steps over a wrap-around differ from those beside them, by energy or by power, the worse."""
+    falls = np.flatnonzero(np.diff(values) < 0) + 1
+    changed = np.flatnonzero(np.diff(unwrapped) > 0) + 1
+    if not len(falls) or len(changed) < 2:
+        return 0.0
+    steps_j, steps_s = np.diff(unwrapped[changed]), np.diff(times_s[changed])
+    doubts_j: list[float] = []
+    for at in np.flatnonzero(np.isin(changed[1:], falls)):
+        beside = [i for i in range(max(0, at - STEPS_BESIDE), min(len(steps_j), at + STEPS_BESIDE + 1)) if i != at]
+        if beside:
+            like_j = np.median(steps_j[beside])
+            power_w = np.median(steps_j[beside] / steps_s[beside])
+            doubts_j.append(float(max(abs(steps_j[at] - like_j), abs(steps_j[at] - power_w * steps_s[at]))))
+    return float(np.linalg.norm(doubts_j))
+
+
 def _check_steps(counter: EnergyCounter, stepped_s: Array, start_s: float, end_s: float, poll_s: float) -> None:
     """Steps of a counter that are many enough and regular enough."""
     name, period_s = counter.name, counter.update_period_s
@@ -262,7 +217,12 @@ def _check_steps(counter: EnergyCounter, stepped_s: Array, start_s: float, end_s
         )
 
 
-def _check_power(name: str, watts: float, most_w: float) -> None:
+def check_power(name: str, watts: float, most_w: float) -> None:
+    """A power that a device of this kind can draw.
+
+    Raises:
+        MeasurementError: It cannot.
+    """
     if watts > most_w:
         raise MeasurementError(
             f"{name}: {watts:.0f} W is not a power this kind of device can draw ({most_w:.0f} W at most). The meter is "

@@ -6,7 +6,8 @@
           ^     ^     ^     ^   sampler     ^     ^     ^     ^
 
 A thread polls: the counter often enough to see when it steps, the sampler every update period. Whatever goes wrong in
-the thread is raised in the caller's when the window closes. What the polls mean is decided by `track`.
+the thread is raised in the caller's when the window closes. Whoever runs passes in the window says when each has ended,
+so that samples that fall in step with them are noticed. What the polls mean is decided by `track` and `sampled`.
 """
 
 import dataclasses
@@ -20,20 +21,14 @@ import numpy as np
 
 from metas_peft.core.errors import MeasurementError, MetasPeftError
 from metas_peft.devices.meters.base import LARGEST_GAP_PCT, EnergyCounter, MeterReading, PowerSampler, period_ms
-from metas_peft.devices.meters.track import (
-    Stretch,
-    as_arrays,
-    check_clock,
-    check_samples,
-    counter_stretch,
-    fill_window,
-    sampled_stretch,
-)
+from metas_peft.devices.meters.sampled import check_samples, sampled_stretch
+from metas_peft.devices.meters.track import Stretch, as_arrays, check_clock, counter_stretch, fill_window
 
 logger = logging.getLogger(__name__)
 
 POLLS_PER_UPDATE = 20  # of a slow counter, so that the time of a step is known to a twentieth of its period
 FASTEST_POLL_S = 0.005
+POLLS_PER_SAMPLE = 4  # looks at whether a sample is due, so that it is at most a quarter of its period late
 FAST_COUNTER_S = 0.02  # a counter that moves more often than this has stepped at every poll anyway
 FEWEST_FOR_CHECK = 5
 
@@ -64,6 +59,7 @@ class Window:
         self._background = background
         self._polls: list[tuple[float, Mapping[str, float]]] = []
         self._samples: list[tuple[float, float]] = []
+        self._passes_s: list[float] = []
         self._next_sample_s = 0.0
         self._trouble: MetasPeftError | None = None
         self._stop = threading.Event()
@@ -102,6 +98,10 @@ class Window:
         self.poll()
         self._reading = self._evaluated(end_s)
 
+    def passed(self, at_s: float | None = None) -> None:
+        """Note that a pass has ended, now or at some time."""
+        self._passes_s.append(self._clock_s() if at_s is None else at_s)
+
     def poll(self) -> None:
         """Read the meters once, the sampler only when its next value is due.
 
@@ -134,7 +134,8 @@ class Window:
             raise MeasurementError("The clock did not advance while the meter was read. Measure again.")
         times_s = np.array([t for t, _ in self._samples])
         watts = np.array([w for _, w in self._samples])
-        return evaluate(self._counter, self._sampler, self._polls, times_s, watts, self._start_s, end_s)
+        passes_s = np.array([self._start_s, *self._passes_s]) if self._passes_s else None
+        return evaluate(self._counter, self._sampler, self._polls, times_s, watts, self._start_s, end_s, passes_s)
 
 
 def evaluate(
@@ -145,6 +146,7 @@ def evaluate(
     watts: np.ndarray,
     start_s: float,
     end_s: float,
+    passes_s: np.ndarray | None = None,
 ) -> MeterReading:
     """What the readings of a window say.
 
@@ -156,6 +158,7 @@ def evaluate(
         watts: Their values, shape (N,).
         start_s: When the work began.
         end_s: When it ended.
+        passes_s: When passes began and the last one ended, shape (M,); None where the work does not repeat itself.
 
     Raises:
         MeasurementError: The readings make no sense, or are too few.
@@ -163,7 +166,8 @@ def evaluate(
     if counter is None:
         if sampler is None:
             raise ValueError("Readings come from a counter or a sampler.")
-        stretch, name = sampled_stretch(sample_times_s, watts, start_s, end_s, sampler), sampler.name
+        stretch = sampled_stretch(sample_times_s, watts, start_s, end_s, sampler, passes_s=passes_s)
+        name = sampler.name
     else:
         stretch, name = counter_stretch(*as_arrays(polls), start_s, end_s, counter), counter.name
     energy_j, known_to_pct = fill_window(stretch, start_s, end_s)
@@ -185,7 +189,8 @@ def evaluate(
 def poll_period_s(counter: EnergyCounter | None, sampler: PowerSampler | None) -> float:
     """Pause between two polls."""
     if counter is None:
-        return sampler.update_period_s if sampler is not None else FAST_COUNTER_S
+        period_s = sampler.update_period_s / POLLS_PER_SAMPLE if sampler is not None else FAST_COUNTER_S
+        return max(FASTEST_POLL_S, period_s)
     if counter.update_period_s <= FAST_COUNTER_S:
         return FAST_COUNTER_S
     return max(FASTEST_POLL_S, counter.update_period_s / POLLS_PER_UPDATE)
@@ -203,7 +208,7 @@ def _gap_pct(
     """By how much integrated power exceeds the counter's, both as mean power, in percent."""
     if sampler.is_derived or ((times_s >= start_s) & (times_s <= end_s)).sum() <= FEWEST_FOR_CHECK:
         return None
-    integrated = sampled_stretch(times_s, watts, start_s, end_s, sampler, FEWEST_FOR_CHECK)
+    integrated = sampled_stretch(times_s, watts, start_s, end_s, sampler, needed=FEWEST_FOR_CHECK)
     gap_pct = 100.0 * (integrated.mean_power_w / stretch.mean_power_w - 1.0)
     # Samples of the moment may scatter by themselves.
     if abs(gap_pct) > LARGEST_GAP_PCT + 200.0 * integrated.sampling:
