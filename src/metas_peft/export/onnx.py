@@ -188,11 +188,11 @@ def _finish(path: Path, config: Any) -> None:
     graph: Any = onnx.load(str(path))
     notes = {"id2label": json.dumps(config.id2label), "vocab_size": str(config.get_text_config().vocab_size)}
     onnx.helper.set_model_props(graph, notes)
-    # ONNX Runtime fuses an addition and the norm behind it into one kernel that is six times as slow as the two on a
-    # processor (1.32: 0.26 ms against 0.04 for 128 x 384). A Sum is the same addition, which it leaves alone.
+    # ONNX Runtime fuses an addition and the norm behind it into one kernel that on a processor is slower than the two
+    # (docs/decisions/0006). A Sum is the same addition, which it leaves alone.
     normed = {node.input[0] for node in graph.graph.node if node.op_type == "LayerNormalization"}
     for node in graph.graph.node:
-        del node.metadata_props[:]  # the exporter's stack traces, half a megabyte with paths of this computer
+        del node.metadata_props[:]  # the exporter's stack traces, with paths of this computer
         if node.op_type == "Add" and node.output[0] in normed:
             node.op_type = "Sum"
     onnx.save(graph, str(path))
