@@ -431,6 +431,7 @@ class _Experiment:
         everything["adapter_bytes"] = adapter.stat().st_size if adapter.exists() else None
         tables.write_rows(self.dir / "front.parquet", tables.front_rows(everything))
         tables.write_rows(self.dir / "records.parquet", self.record_rows)
+        tables.write_answers(self.dir / "answers.npz", outcome.answers, outcome.labels)
         write_json(self.dir / "results.json", everything)
 
 

@@ -1,8 +1,10 @@
-"""The run's Parquet files: the front, and every measurement made."""
+"""The run's tables: the front and every measurement made as Parquet, the answers to every example."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,6 +16,18 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows as one Parquet file, whole or not at all."""
     with replacing(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows), temporary, compression="zstd")
+
+
+def write_answers(path: Path, answers: Mapping[str, np.ndarray], labels: np.ndarray) -> None:
+    """Write what every member answered to every evaluation example, and what is right.
+
+    Args:
+        path: Where to.
+        answers: Predicted classes by method (and `dense`), (M, N).
+        labels: True classes, (N,).
+    """
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, allow_pickle=False, labels=labels, **answers)
 
 
 def front_rows(results: dict[str, Any]) -> list[dict[str, Any]]:

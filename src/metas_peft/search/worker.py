@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 Evaluate = Callable[[RunConfig, Path], Mapping[str, float | None]]
 
 ERROR = "error"
-KEPT_FILES = ("results.json", "config.yaml", "log.txt")
+KEPT_FILES = ("results.json", "answers.npz", "config.yaml", "log.txt")
 # If the first trials all fail, so will the rest.
 HOPELESS_AFTER = 3
 POLL_S = 1.0
