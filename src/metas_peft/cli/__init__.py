@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from metas_peft import __version__
-from metas_peft.cli import bench, devices, export, plan, profile, report, run, sweep
+from metas_peft.cli import bench, compare, devices, export, plan, profile, report, run, sweep
 from metas_peft.cli.output import say
 from metas_peft.core.errors import MetasPeftError, UsageError
 
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.command(name="run")(run.run)
 app.command(name="plan")(plan.plan)
 app.command(name="sweep")(sweep.sweep)
+app.command(name="compare")(compare.compare)
 app.command(name="report")(report.report)
 app.command(name="export")(export.export)
 app.command(name="bench")(bench.bench)

@@ -60,6 +60,11 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run: Run) -> str:
     """The page as text."""
+    return template("report.html.j2", **context(run))
+
+
+def template(name: str, **context: Any) -> str:
+    """A page of ours with its style, scripts and plotly.js inlined."""
     # Imported here: it takes a second, and terminal tables need none of it.
     from plotly.offline import get_plotlyjs
 
@@ -73,11 +78,11 @@ def render(run: Run) -> str:
     source = environment.loader
     assert source is not None
     inlined = {
-        name: Markup(source.get_source(environment, file)[0])  # noqa: S704 -- our own files
-        for name, file in (("css", "report.css"), ("js", "report.js"))
+        key: Markup(source.get_source(environment, file)[0])  # noqa: S704 -- our own files
+        for key, file in (("css", "report.css"), ("js", "report.js"))
     }
     plotly = Markup(get_plotlyjs())  # noqa: S704 -- the library's own text
-    return environment.get_template("report.html.j2").render(**context(run), **inlined, plotly=plotly)
+    return environment.get_template(name).render(**context, **inlined, plotly=plotly)
 
 
 def context(run: Run) -> dict[str, Any]:
@@ -112,7 +117,7 @@ def context(run: Run) -> dict[str, Any]:
         "origin_meaning": ORIGIN_MEANING,
         "metric_labels": METRIC_LABELS,
         "figures": figures,
-        "data": _script_data({"figures": figures, "gates": gate_maps(target), "file": run.run_id or "report"}),
+        "data": script_data({"figures": figures, "gates": gate_maps(target), "file": run.run_id or "report"}),
         "listed": listed,
         "is_share": is_share(run.quality_metric),
     }
@@ -156,7 +161,7 @@ def _error(target: Target, metric: str) -> str:
     return f"mean error {significant(value, 2)}\u202f%" + (f", n = {n}" if n else "")
 
 
-def _script_data(data: dict[str, Any]) -> Markup:
+def script_data(data: dict[str, Any]) -> Markup:
     """JSON that is safe inside a script element: `<`, `>`, `&` and line separators are escaped."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=True)
     for character in "<>&":

@@ -1,0 +1,270 @@
+"""Comparisons of runs: what is beside what, means, intervals, tests, and the files they become."""
+
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from metas_peft import pareto
+from metas_peft.core.errors import CheckpointError
+from metas_peft.report.compare import as_plain, compare
+from metas_peft.report.compare_entries import find_runs, read_entries
+from metas_peft.report.compare_page import all_tables, render, write_comparison
+from metas_peft.report.compare_statistics import paired, quality_of
+from metas_peft.report.compare_tables import latex, markdown
+from metas_peft.tasks.metrics import confusion, matthews
+
+from .conftest import realistic_results
+
+E = 400
+
+
+def answers_with(rng, labels, qualities):
+    """Predicted classes that are right as often as wished."""
+    rows = []
+    for quality in qualities:
+        row = labels.copy()
+        wrong = rng.permutation(E)[: round((1 - quality) * E)]
+        row[wrong] = 1 - row[wrong]
+        rows.append(row)
+    return np.stack(rows)
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Writes a run whose qualities are those of its answers; gives its folder."""
+
+    def make(name, *, method="MetaS-PEFT", seed=0, shift=0.0, config=None, baselines=False, answers=True, **changes):
+        data = realistic_results()
+        rng = np.random.default_rng([seed, len(method)])
+        labels = np.random.default_rng(1).integers(0, 2, E)
+        qualities = [p["quality"] - shift for p in data["front"]]
+        found = {"dense": answers_with(rng, labels, [data["dense"]["quality"]]),
+                 method: answers_with(rng, labels, qualities)}  # fmt: skip
+        if not baselines:
+            data["baselines"], data["hypervolume_ratio"] = {}, {}
+        for rival, entry in data["baselines"].items():
+            found[rival] = answers_with(rng, labels, [p["quality"] for p in entry["front"]])
+            for point, row in zip(entry["front"], found[rival], strict=True):
+                point["quality"] = float((row == labels).mean())
+        data["dense"]["quality"] = float((found["dense"][0] == labels).mean())
+        for point, row in zip(data["front"], found[method], strict=True):
+            point["quality"] = float((row == labels).mean())
+        data |= {"run_id": name, "method": method, "seeds": [seed], "n_validation": E, "retargets": {}, **changes}
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps(data))
+        (folder / "config.yaml").write_text(yaml.safe_dump(config or {"training": {"seed": seed, "num_epochs": 2}}))
+        if answers:
+            np.savez(folder / "answers.npz", allow_pickle=False, labels=labels, **found)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def study(make_run, tmp_path):
+    """Two methods, three seeds each; the rival is three points behind."""
+    for seed in range(3):
+        make_run(f"ours-{seed}", seed=seed)
+        make_run(f"rival-{seed}", method="EChorda-style", seed=seed, shift=0.03)
+    return tmp_path / "runs"
+
+
+def test_methods_of_a_cell_are_means_over_their_seeds(study):
+    (cell,) = compare([study], draws=50)
+    ours, rival = cell.methods
+    assert (ours.name, rival.name) == ("MetaS-PEFT", "EChorda-style")
+    assert ours.seeds == rival.seeds == (0, 1, 2)
+    expected = []
+    for entry in ours.entries:
+        yardsticks = [e for m in cell.methods for e in m.entries if e.seed == entry.seed]
+        dense = np.mean([e.dense.quality for e in yardsticks])
+        yardstick = pareto.Yardstick(float(dense), entry.dense_cost(), entry.chance)
+        expected.append(pareto.volume(np.array([p.quality for p in entry.points]), entry.costs(), yardstick))
+    assert ours.volumes["useful"].mean == pytest.approx(np.mean(expected))
+    assert ours.volumes["useful"].sd == pytest.approx(np.std(expected, ddof=1))
+    assert ours.interval.low < ours.volumes["useful"].mean < ours.interval.high
+    assert ours.measurements == 5
+    assert ours.useful.figures["quality"].mean >= cell.dense["quality"].mean - 0.05
+    cheapest = [min(p.cost.energy_j for p in e.points) for e in ours.entries]
+    assert ours.cheapest.figures["energy_j"].mean == pytest.approx(np.mean(cheapest))
+
+
+def test_pair_has_ratio_interval_and_tests(study):
+    (cell,) = compare([study], draws=200)
+    (pair,) = cell.pairs
+    assert (pair.ours, pair.theirs, pair.volume.n) == ("MetaS-PEFT", "EChorda-style", 3)
+    assert 1 < pair.ratio.low < pair.ratio.value < pair.ratio.high
+    volumes = [[m.volumes["useful"].mean for m in cell.methods]]
+    assert pair.ratio.value == pytest.approx(volumes[0][0] / volumes[0][1])
+    assert pair.volume.mean == pytest.approx(volumes[0][0] - volumes[0][1])
+    assert pair.volume.sign_flips == pytest.approx(0.25)  # the least that three seeds allow
+    assert compare([study], draws=200)[0].pairs == cell.pairs
+
+
+def test_interval_of_a_method_beside_itself_holds_one(make_run, tmp_path):
+    for seed in range(3):
+        make_run(f"a-{seed}", seed=seed)
+        make_run(f"b-{seed}", method="static LoRA", seed=seed)
+    (pair,) = compare([tmp_path / "runs"], draws=200)[0].pairs
+    assert pair.ratio.low < 1 < pair.ratio.high
+
+
+def test_bootstrap_agrees_with_that_of_a_single_run(make_run, tmp_path):
+    folder = make_run("one", baselines=True)
+    data = json.loads((folder / "results.json").read_text())
+    (cell,) = compare([folder], draws=400)
+    pair = next(p for p in cell.pairs if p.theirs == "Distilled layer dropping")
+    with np.load(folder / "answers.npz") as stored:
+        right = {name: (stored[name] == stored["labels"]).astype(float) for name in stored.files}
+    dense_cost = np.array([data["dense"][m] for m in ("energy_j", "latency_ms", "peak_power_w")])
+
+    def evaluated(name, front):
+        cost = np.array([[p[m] for m in ("energy_j", "latency_ms", "peak_power_w")] for p in front])
+        return pareto.Evaluated(right[name], cost, right["dense"][0], dense_cost)
+
+    ours, theirs = evaluated("MetaS-PEFT", data["front"]), evaluated("drop-top", data["baselines"]["drop-top"]["front"])
+    reference = pareto.bootstrap_ratio([ours], [theirs], chance_quality=data["chance_quality"], draws=400, seed=0)
+    assert pair.ratio.value == pytest.approx(reference.ratio)
+    assert pair.ratio.low == pytest.approx(reference.low, rel=0.05)
+    assert pair.ratio.high == pytest.approx(reference.high, rel=0.05)
+
+
+def test_baselines_of_a_run_are_methods_too_and_own_runs_go_before_them(make_run, tmp_path):
+    make_run("host", baselines=True)
+    make_run("own", method="EChorda-style", shift=0.01)
+    (cell,) = compare([tmp_path / "runs"], draws=0)
+    by_name = {m.name: m for m in cell.methods}
+    assert set(by_name) == {"MetaS-PEFT", "EChorda-style", "EChorda-style (as described)", "Distilled layer dropping",
+                            "Static LoRA (as described)"}  # fmt: skip
+    assert [e.run_id for e in by_name["EChorda-style"].entries] == ["own"]
+    assert by_name["EChorda-style (as described)"].measurements == 200
+
+
+def test_runs_on_other_devices_or_tasks_are_other_cells(make_run, tmp_path):
+    local = realistic_results()["retargets"]
+    make_run("a", retargets=local)
+    make_run("b", task="cola", task_origin="real", quality_metric="matthews_correlation")
+    cells = compare([tmp_path / "runs"], draws=0)
+    assert [(c.cell.task, c.cell.device) for c in cells] == [
+        ("cola", "pixel-8"), ("sst2 (synthetic data)", "local"), ("sst2 (synthetic data)", "pixel-8"),
+    ]  # fmt: skip
+
+
+def test_runs_of_other_settings_are_variants_named_by_them(make_run, tmp_path):
+    make_run("a", seed=0, config={"training": {"seed": 0, "num_epochs": 2}})
+    make_run("b", seed=1, config={"training": {"seed": 1, "num_epochs": 2}})
+    make_run("c", seed=0, config={"training": {"seed": 0, "num_epochs": 3}})
+    (cell,) = compare([tmp_path / "runs"], draws=0)
+    assert [(m.name, m.seeds) for m in cell.methods] == [
+        ("MetaS-PEFT (training.num_epochs=2)", (0, 1)), ("MetaS-PEFT (training.num_epochs=3)", (0,)),
+    ]  # fmt: skip
+
+
+def test_runs_without_answers_have_volumes_but_no_interval(make_run, tmp_path):
+    make_run("a", answers=False)
+    (cell,) = compare([tmp_path / "runs"], draws=20)
+    assert cell.methods[0].volumes["useful"].mean > 0
+    assert cell.methods[0].interval.low is None
+    assert any("have no interval" in note for note in cell.notes)
+
+
+def test_few_seeds_are_said_to_be_few(study):
+    (cell,) = compare([study], draws=0)
+    assert any("3 seeds" in note for note in cell.notes)
+
+
+def test_quality_of_weighted_examples_is_that_of_repeated_ones():
+    rng = np.random.default_rng(0)
+    labels, answers = rng.integers(0, 3, 60), rng.integers(0, 3, (4, 60))
+    answers[0] = labels
+    weight = rng.multinomial(60, np.full(60, 1 / 60)).astype(float)
+    repeated = np.repeat(np.arange(60), weight.astype(int))
+    for metric, score in (("accuracy", lambda c: np.trace(c) / c.sum()), ("matthews_correlation", matthews)):
+        found = quality_of(answers, labels, weight, metric)
+        expected = [max(0.0, score(confusion(row[repeated], labels[repeated], 3))) for row in answers]
+        assert found == pytest.approx(expected)
+
+
+def test_paired_tests_of_known_differences():
+    assert paired([1.0]).t_test is None
+    assert paired([1.0, 1.0, 1.0]).t_test is None  # no spread, no distribution
+    assert paired([1.0, 1.0, 1.0]).sign_flips == pytest.approx(0.25)
+    found = paired([0.2, -0.1, 0.3, 0.1, 0.25])
+    assert found.mean == pytest.approx(0.15)
+    assert found.t_test == pytest.approx(stats.ttest_1samp([0.2, -0.1, 0.3, 0.1, 0.25], 0.0).pvalue)
+    assert found.sign_flips == pytest.approx(6 / 32)
+
+
+def test_files_hold_the_same_numbers(study, tmp_path):
+    cells = compare([study], draws=20)
+    paths = write_comparison(cells, tmp_path / "out")
+    assert [p.name for p in paths] == [f"comparison.{s}" for s in ("html", "md", "tex", "csv", "json")]
+    data = json.loads(paths[-1].read_text())
+    rows = list(csv.DictReader(io.StringIO(paths[3].read_text())))
+    assert len(rows) == 2
+    useful = [m["hypervolume"]["useful"]["mean"] for m in data["cells"][0]["methods"]]
+    assert [float(r["hypervolume_useful_mean"]) for r in rows] == pytest.approx(useful)
+    assert rows[0]["origin_energy_j"] == "simulated"
+    for text in (paths[1].read_text(), paths[2].read_text(), paths[0].read_text()):
+        assert all(f"{value:.4f}" in text for value in useful)
+        assert "simulated" in text
+
+
+def test_tables_keep_units_and_origins(study):
+    tables = all_tables(compare([study], draws=10))
+    assert len(tables) == 3
+    text = markdown(tables)
+    assert "Energy, mJ, simulated" in text
+    assert text.count("| ---") >= 3
+    tex = latex(tables)
+    assert tex.count(r"\begin{table}") == tex.count(r"\end{tabular}") == 3
+    assert not re.search(r"(?<!\\)[_%&#]", re.sub(r" & ", " ", tex).replace("% ", "\\% "))
+    for row in re.findall(r"^(.*) \\\\$", tex, flags=re.M):
+        assert row.count(" & ") >= 5
+
+
+def test_page_is_one_file_that_loads_nothing(study):
+    page = render(compare([study], draws=10))
+    assert not re.search(r"<(?:script|img|link)[^>]+(?:src|href)=", page)
+    data = json.loads(re.search(r'id="report-data">(.*?)</script>', page, flags=re.S).group(1))
+    assert set(data["figures"]["cell-0"]) == {"energy_j", "latency_ms", "peak_power_w"}
+    names = {trace["name"] for trace in data["figures"]["cell-0"]["latency_ms"]["data"]}
+    assert names == {"MetaS-PEFT", "EChorda-style", "Dense model, the reference"}
+    assert page.count("<table") == 3
+
+
+def test_hostile_names_stay_text(make_run, tmp_path):
+    make_run("x", backbone="<script>alert(1)</script>", device="a")
+    page = render(compare([tmp_path / "runs"], draws=0))
+    assert "<script>alert" not in page
+
+
+def test_trials_of_searches_are_left_out_unless_named(make_run, tmp_path):
+    folder = make_run("a")
+    trial = tmp_path / "runs" / "b.sweep" / "trials" / "trial-0000"
+    trial.parent.mkdir(parents=True)
+    folder.rename(trial)
+    own = make_run("c")
+    assert find_runs([tmp_path / "runs"]) == [own]
+    assert find_runs([trial]) == [trial]
+
+
+def test_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no finished run"):
+        compare([tmp_path])
+
+
+def test_json_says_which_runs_were_compared(study):
+    plain = as_plain(compare([study], draws=5))
+    assert [m["runs"] for m in plain["cells"][0]["methods"]] == [
+        ["ours-0", "ours-1", "ours-2"], ["rival-0", "rival-1", "rival-2"],
+    ]  # fmt: skip
+    assert len(read_entries(find_runs([study]))) == 6
+    json.dumps(plain, allow_nan=False)
