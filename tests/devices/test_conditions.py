@@ -1,9 +1,12 @@
 """What the kernel and the driver tell of a machine, from files and a driver made for the test."""
 
+import sys
 import types
 
 import pytest
 
+from metas_peft.core.errors import MeterUnavailableError
+from metas_peft.devices import nvidia
 from metas_peft.devices.conditions import HostProbe, NvidiaProbe, State, between, open_probe
 
 
@@ -103,6 +106,74 @@ def test_board_tells_clock_limit_and_why_it_throttles(reasons, is_throttling, wo
     assert (state.temperature_c, state.clock_mhz, state.is_throttling) == (71, 1410, is_throttling)
     assert state.power_mode.startswith("P2, limit 300 W")
     assert words in state.power_mode
+
+
+class Boards:
+    """Three boards as the driver counts them; a handle is the identifier itself."""
+
+    NVMLError = NVMLError
+    uuids = ("GPU-aaa-1", "GPU-bbb-2", "GPU-ccc-3")
+
+    def nvmlInit(self):
+        pass
+
+    def nvmlDeviceGetCount(self):
+        return len(self.uuids)
+
+    def nvmlDeviceGetHandleByIndex(self, index):
+        return self.uuids[index]
+
+    def nvmlDeviceGetHandleByUUID(self, uuid):
+        if uuid not in self.uuids:
+            raise NVMLError("Not Found")
+        return uuid
+
+    def nvmlDeviceGetUUID(self, handle):
+        return handle
+
+
+@pytest.mark.parametrize(
+    ("visible", "board"),
+    [
+        (None, "GPU-aaa-1"),
+        ("0", "GPU-aaa-1"),
+        ("2,0", "GPU-ccc-3"),
+        (" 1 ", "GPU-bbb-2"),
+        ("GPU-bbb-2", "GPU-bbb-2"),
+        ("GPU-c", "GPU-ccc-3"),
+        ("", None),
+        ("MIG-123", None),
+    ],
+)
+def test_board_is_the_first_that_the_process_sees(visible, board):
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert nvidia.find_board(Boards(), environment=environment) == board
+    if board is not None:
+        assert nvidia.find_board(Boards(), environment=environment, uuid=board) == board
+
+
+def test_meter_of_another_board_than_torchs_is_refused():
+    """CUDA counts the fastest first; by number the driver has another one."""
+    with pytest.raises(MeterUnavailableError, match="CUDA_DEVICE_ORDER=PCI_BUS_ID"):
+        nvidia.find_board(Boards(), environment={"CUDA_VISIBLE_DEVICES": "1"}, uuid="GPU-ccc-3")
+
+
+def test_probe_asks_the_board_that_is_visible(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", Boards())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    probe = NvidiaProbe.find()
+    assert probe is not None
+    assert probe._handle == "GPU-ccc-3"
+
+
+def test_torch_names_its_board_as_the_driver_does(monkeypatch):
+    cuda = types.SimpleNamespace(
+        is_available=lambda: True, get_device_properties=lambda index: types.SimpleNamespace(uuid="bbb-2")
+    )
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    assert nvidia.torch_board() == "GPU-bbb-2"
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert nvidia.torch_board() is None
 
 
 def test_board_that_does_not_tell_is_not_guessed():

@@ -69,6 +69,8 @@ APPLE = {"cpu_total_mj": 1_000, "gpu_mj": 2_000, "gpu_sram_mj": None, "ane_mj": 
 
 @pytest.fixture
 def fake_zeus(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
     class ZeusBaseError(Exception):
         pass
 
@@ -105,6 +107,13 @@ def test_board_without_a_counter_that_can_be_trusted_is_refused(fake_zeus):
     fake_zeus.gpu.get_gpus = AMDGPUs
     with pytest.raises(MeterUnavailableError, match="amd-power"):
         AmdCounter.open(1)
+
+
+@pytest.mark.parametrize("visible", ["GPU-bbb-2", "MIG-123", ""])
+def test_board_that_is_not_given_by_number_is_refused(fake_zeus, monkeypatch, visible):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(MeterUnavailableError, match="CUDA_DEVICE_ORDER=PCI_BUS_ID"):
+        NvmlCounter.open()
 
 
 def test_board_of_another_vendor_is_refused(fake_zeus):

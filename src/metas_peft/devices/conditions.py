@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metas_peft.core.errors import MeterUnavailableError
 from metas_peft.core.records import Conditions
 from metas_peft.core.units import W_PER_MW
+from metas_peft.devices.nvidia import find_board, torch_board
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +88,11 @@ def between(before: State, after: State) -> Conditions:
 
 
 def open_probe(*, is_nvidia: bool = False) -> ConditionProbe:
-    """The probe for passes on the processor, or on the first NVIDIA board."""
+    """The probe for passes on the processor, or on the first NVIDIA board that this process sees.
+
+    Raises:
+        MeterUnavailableError: Meters of this process would read another board than passes run on.
+    """
     if is_nvidia:
         probe = NvidiaProbe.find()
         if probe is not None:
@@ -174,12 +180,15 @@ class NvidiaProbe(ConditionProbe):
         self._host = HostProbe()
 
     @classmethod
-    def find(cls, index: int = 0) -> "NvidiaProbe | None":
-        """The probe of a board; None without the library or the board."""
+    def find(cls) -> "NvidiaProbe | None":
+        """The probe of the board that passes run on; None without the library or the board."""
         try:
             nvml: Any = importlib.import_module("pynvml")
             nvml.nvmlInit()
-            return cls(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
+            board = find_board(nvml, uuid=torch_board())
+            return None if board is None else cls(nvml, board)
+        except MeterUnavailableError:
+            raise
         except Exception as error:  # pynvml raises one class per code, and ImportError without it
             logger.debug("No NVIDIA board to ask for its temperature: %s", error)
             return None

@@ -8,6 +8,7 @@ other is an average over one second since Ampere (except GA100), which hides pea
 """
 
 import importlib
+import os
 import queue
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Self
 from metas_peft.core.errors import MeterPermissionError, MeterUnavailableError
 from metas_peft.core.units import J_PER_MJ, W_PER_MW
 from metas_peft.devices.meters.base import CounterPower, EnergyCounter, PowerSampler
+from metas_peft.devices.nvidia import VISIBLE
 
 RAPL_FOLDER = Path("/sys/class/powercap/intel-rapl")
 RAPL_COMMAND = "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj /sys/class/powercap/intel-rapl:*:*/energy_uj"
@@ -56,6 +58,12 @@ def answered(name: str, call: Any, *arguments: Any) -> Any:
 def _boards(index: int, vendor: str, title: str) -> Any:
     """Zeus' handle on the graphics boards of a vendor, with board `index` among them."""
     module = zeus_module("zeus.device.gpu")
+    visible = os.environ.get(VISIBLE, "0")
+    if not visible.replace(",", "").replace(" ", "").isdecimal():
+        raise MeterUnavailableError(
+            f"{title}: Zeus knows boards by number only, but {VISIBLE} is {visible!r}. Give the number of the whole board "
+            "in `nvidia-smi -L`, with CUDA_DEVICE_ORDER=PCI_BUS_ID."
+        )
     gpus = answered(title, module.get_gpus)
     if len(gpus) <= index:
         raise MeterUnavailableError(f"{title}: board {index} was asked for, {len(gpus)} can be seen.")
