@@ -1,0 +1,107 @@
+"""The source's two searches at the scale of MiniLM: MetaS-PEFT for volume, EChorda for energy alone.
+
+    python benchmarks/study/searches.py --data FOLDER [--trials 20] [KEY=VALUE ...]
+
+The source's own run files are searched as they are, but for backbone, size of the data and arithmetic; gates, ranges
+and directions are theirs. Resumable, and a second process with the same command is a second worker. After the last
+trial docs/benchmarks/study_searches.json holds best trials, importance of keys, and whether EChorda's search, whose
+objective has no floor of quality, ends in models that are no use.
+"""
+
+import argparse
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metas_peft import experiment
+from metas_peft.conf import RunConfig
+from metas_peft.conf.compose import load
+from metas_peft.core.files import read_json, write_json
+from metas_peft.report.scalars import scalars
+from metas_peft.search import Search, Worker, open_search, summarise, write_best
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNS = ROOT / "tests" / "data" / "runs"
+FILES = ("proposed-iter1-Llama-2-7B-SST-2", "comparative-1-iter1-Llama-2-7B-SST-2")
+# What a small model on a small machine needs; everything else is the source's.
+SCALE = (
+    "model.name=minilm",
+    "model.peft.target_modules=all-linear",
+    "dataset.train_limit=7000",
+    "dataset.padding=longest",
+    "training.gradient_accumulation_steps=1",
+    "surrogate.checkpoint_path=null",
+    "hardware_profiling.measurement_cache_dir=null",
+)
+USEFUL = 0.05
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Search what is missing, and summarise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder with sst2/; else METAS_DATA or the hub")
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "study")
+    parser.add_argument("--record", type=Path, default=ROOT / "docs" / "benchmarks")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of every run, for a quick look")
+    args = parser.parse_args(arguments)
+    if args.data:
+        os.environ["METAS_DATA"] = args.data
+    found: dict[str, Any] = {}
+    kind = "" if not args.overrides else "_with_overrides"
+    for name in FILES:
+        options = [*SCALE, f"output_dir={args.output}", f"optuna.n_trials={args.trials}", *args.overrides]
+        search = open_search(load(RUNS / f"{name}.yaml", options))
+        Worker(search, evaluate).run()
+        write_best(search)
+        found[name] = {**summarise(search), "collapse": collapse(search)}
+        write_json(args.record / f"study_searches{kind}.json", {
+            "command": "python benchmarks/study/searches.py --data FOLDER",
+            "overrides": [*SCALE, *args.overrides],
+            "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+            "searches": found,
+        })  # fmt: skip
+
+
+def evaluate(config: RunConfig, folder: Path) -> Mapping[str, float | None]:
+    """Run one experiment and give its figures."""
+    return scalars(read_json(experiment.run(config, folder, progress=False) / "results.json"))
+
+
+def collapse(search: Search) -> dict[str, Any]:
+    """Whether the optimum is a model of any use, and the cheapest model of some use in any trial.
+
+    Operating points bound how small a member gets, so a collapse shows in quality, not in a cost of zero.
+    """
+    (best,) = search.best()
+    useful = []
+    for trial in search.trials():
+        path = search.run_folder(trial.number, 0) / "results.json"
+        if trial.state.name != "COMPLETE" or not path.exists():
+            continue
+        results = read_json(path)
+        floor = results["dense"]["quality"] - USEFUL
+        rows = [m for m in results["front"] if m["quality"] >= floor and m["energy_j"] is not None]
+        useful += [{"trial": trial.number, **figures(m, results)} for m in rows]
+    results = read_json(search.run_folder(best.number, 0) / "results.json")
+    cheapest = figures(min(results["front"], key=lambda m: m["energy_j"]), results)
+    return {
+        "best_trial": best.number,
+        "its_cheapest_member": cheapest,
+        "is_within_5_points_of_dense": cheapest["quality"] >= cheapest["dense_quality"] - USEFUL,
+        "is_above_chance": cheapest["quality"] > cheapest["chance_quality"],
+        "cheapest_within_5_points_of_dense": min(useful, key=lambda m: m["energy_j"], default=None),
+    }
+
+
+def figures(member: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+    """A member beside its run's dense model and the level of guessing."""
+    names = ("name", "quality", "energy_j", "latency_ms", "peak_power_w", "origin")
+    row = {name: member[name] for name in names}
+    return row | {"dense_quality": results["dense"]["quality"], "chance_quality": results["chance_quality"]}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The scripts of the source's study, with a tiny backbone and next to no data: they run, go on and summarise."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .conftest import SMALL
+
+STUDY = Path(__file__).parent.parent.parent / "benchmarks" / "study"
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(f"study_{name}", STUDY / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def arguments(backbone, tmp_path, surrogate_file):
+    small = [o for o in SMALL if "model.peft.r" not in o]
+    return ["--output", str(tmp_path / "out"), "--record", str(tmp_path / "record"), f"model.name={backbone}",
+            "dataset.source=null", f"surrogate.checkpoint_path={surrogate_file}", *small]  # fmt: skip
+
+
+def test_matrix_is_two_tasks_and_three_seeds_with_all_methods():
+    from metas_peft.conf.compose import load
+    from metas_peft.conf.plan import read_plan
+    from metas_peft.conf.runfile import RunFile
+
+    cells = read_plan(STUDY / "matrix.yaml")
+    configs = [load(RunFile(c.name, c.data)) for c in cells]
+    assert [(c.dataset.name, c.training.seed) for c in configs] == [
+        ("sst2", 0), ("sst2", 1), ("sst2", 2), ("cola", 0), ("cola", 1), ("cola", 2),
+    ]  # fmt: skip
+    for config in configs:
+        assert (config.front, config.target, config.retarget) == ("nested", "pixel-8", ("local",))
+        assert config.evaluation.baselines == ("EChorda", "DiGASE", "static-lora")
+        assert (config.dataset.train_limit, config.budgets.energy_j) == (7000, None)
+
+
+def test_study_of_methods_is_summarised_and_not_repeated(arguments, tmp_path, monkeypatch):
+    methods = script("methods")
+    matrix = yaml.safe_load((STUDY / "matrix.yaml").read_text()) | {"tasks": ["builtin"], "iterations": 2}
+    (tmp_path / "matrix.yaml").write_text(yaml.safe_dump(matrix))
+    asked = [*arguments[:4], "--matrix", str(tmp_path / "matrix.yaml"), *arguments[4:], "retarget=[]",
+             "hardware_profiling.real_measurements_required=20"]  # fmt: skip
+    methods.main(asked)
+    summary = json.loads((tmp_path / "record" / "study_methods_with_overrides.json").read_text())
+    assert (summary["finished"], summary["planned"]) == (2, 2)
+    (cell,) = summary["comparison"]["cells"]
+    assert {m["method"] for m in cell["methods"]} == {"MetaS-PEFT", "EChorda-style", "DiGASE-style", "static LoRA"}
+    assert all(m["seeds"] == [0, 1] for m in cell["methods"])
+    assert [m["measurements"] for m in cell["methods"]] == [5, 0, 20, 0]
+    verdicts = {h["verdict"] for h in summary["hypotheses"]}
+    assert verdicts <= {"confirmed", "refuted", "undecided", "not testable here"}
+    assert len(summary["hypotheses"]) == 7
+    rows = (tmp_path / "record" / "study_cells_with_overrides.jsonl").read_text().splitlines()
+    assert len(rows) == 2
+    monkeypatch.setattr(methods.experiment, "run", None)  # nothing is run again
+    methods.main(asked)
+
+
+def test_source_searches_are_summarised(arguments, tmp_path):
+    searches = script("searches")
+    changed = [a for a in arguments if not a.startswith(("training.num_epochs", "dataset.batch_size"))]
+    searches.main([*changed[:4], "--trials", "1", *changed[4:], "training.num_epochs=1", "model.peft.r=2",
+                   "hardware_profiling.real_measurements_required=20"])  # fmt: skip
+    found = json.loads((tmp_path / "record" / "study_searches_with_overrides.json").read_text())["searches"]
+    assert set(found) == set(searches.FILES)
+    for summary in found.values():
+        assert summary["states"]["complete"] == 1
+        assert summary["collapse"]["its_cheapest_member"]["origin"]["energy"] == "simulated"
+    assert found[searches.FILES[1]]["objectives"] == {"energy_j": "minimize"}
+    assert len(found[searches.FILES[0]]["best"][0]["params"]) == 8
