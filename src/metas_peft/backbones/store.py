@@ -148,7 +148,7 @@ def backbone_of(plan: dict[str, Any]) -> tuple[Any, Any]:
     Raises:
         TypeError: The plan names no architecture.
     """
-    architecture = getattr(transformers, plan["architecture"])
+    architecture: Any = getattr(transformers, plan["architecture"])
     if not (isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)):
         raise TypeError(f"{plan['architecture']!r} is no model architecture")
     values = {k: v for k, v in plan["config"].items() if not k.startswith("_") and k not in RUN_TIME}

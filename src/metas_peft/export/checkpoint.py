@@ -63,7 +63,8 @@ def export_checkpoint(member: StoredMember, folder: Path, *, bits: int = 32) -> 
     if bits not in DTYPES:
         raise ExportError(f"Checkpoints come in {', '.join(map(str, DTYPES))} bits, not {bits}. ONNX files come in 8.")
     require_empty(folder)
-    model, plan = load(member.folder), read_plan(member.folder)
+    model: Any = load(member.folder)
+    plan = read_plan(member.folder)
     smaller = copy.deepcopy(model).to(DTYPES[bits])
     config = uniform_config(model, plan)
     folder.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,7 @@ def quantise(source: Path, target: Path, bits: int) -> None:
             from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
             axes = (("MatMul", 0), ("Gather", 1))
-            quantiser = MatMulNBitsQuantizer(
+            quantiser: Any = MatMulNBitsQuantizer(
                 graph, block_size=BLOCK, is_symmetric=True, op_types_to_quantize=("MatMul", "Gather"), quant_axes=axes
             )
             quantiser.process()
