@@ -80,9 +80,32 @@ def test_battery_that_does_not_count_is_said():
         AndroidCharge.open(Phone(battery=BATTERY.replace("3120000", "0")))
 
 
-@pytest.mark.parametrize(("text", "watts"), [("-250000\n", 1.0), ("250000", 1.0), ("-750\n", 3.0)])
+@pytest.mark.parametrize(
+    ("text", "watts"), [("-250000\n", 1.0), ("250000", 1.0), ("-750\n", 3.0), ("-12000\n", 0.048), ("8000", 0.032)]
+)
 def test_current_times_voltage_whatever_sign_and_unit_the_phone_uses(text, watts):
     assert AndroidCurrent.open(Phone(current=text)).read_w() == pytest.approx(watts)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("-5000", "both microamperes and"), ("9000000", "neither microamperes nor")]
+)
+def test_current_of_unknown_unit_is_refused(text, words):
+    """5 mA of a phone asleep, or 5 A of one that runs hot?"""
+    with pytest.raises(MeterUnavailableError, match=words):
+        AndroidCurrent.open(Phone(current=text))
+
+
+def test_unit_is_decided_by_all_of_several_readings_and_kept():
+    """One reading alone would be milliamperes."""
+    readings = iter(["-6000", "-6000", "-40000", "-6000", "-9000", "-7000", "-6000", "-3000"])
+
+    class Restless(Phone):
+        def __call__(self, command):
+            return next(readings) if command == android.CURRENT_COMMAND else super().__call__(command)
+
+    sampler = AndroidCurrent.open(Restless())
+    assert sampler.read_w() == pytest.approx(0.012)
 
 
 def test_current_is_read_from_a_file_where_the_command_is_unknown():

@@ -4,11 +4,15 @@
   other, so not all of them add up: the battery rail alone is the phone, where there is one and no cable charges it;
   else the rails of processors, graphics, TPU and memory are, whose parts do not contain each other.
 * **Charge counter**: what has left the battery, times its voltage. It moves every few seconds: long windows.
-* **Current**: of the moment, times voltage; about once a second.
+* **Current**: of the moment, times voltage; about once a second. The kernel's convention is microamperes, and some
+  phones give milliamperes; which, is decided once from several readings, by what a phone can draw, and kept.
 
 A cable charges the phone and turns the battery's current round: for the battery meters unplug it, `adb tcpip 5555`,
 `adb connect ADDRESS`. Windows are timed by this computer; a call of adb takes some 50 ms, and windows of seconds make
 that small.
+
+These meters read the phone, not passes: no command here runs a model on one. Whoever times passes there by other means
+brings the numbers home with `metas profile plan` and `metas profile import`.
 """
 
 import re
@@ -35,8 +39,9 @@ J_PER_UAH_V = 3600e-6
 V_PER_MV = 1e-3
 A_PER_UA = 1e-6
 A_PER_MA = 1e-3
-# No phone that is awake draws less than 20 mA, none more than 20 A: below this a current is in mA, not in uA.
-SMALLEST_UA = 20_000
+# What leaves the battery of a phone that talks to adb, in A, whatever it does: 4 mW to 30 W at 4 V.
+LEAST_A, MOST_A = 1e-3, 7.5
+UNIT_READINGS = 5
 
 Shell = Callable[[Sequence[str]], str]
 
@@ -157,18 +162,21 @@ class AndroidCurrent(PowerSampler):
     def __init__(self, shell: Shell, command: Sequence[str]) -> None:
         self._shell = shell
         self._command = command
+        self._unit_a = A_PER_UA
 
     @classmethod
     def open(cls, shell: Shell | None = None) -> "AndroidCurrent":
         """Find the battery and a way to read its current.
 
         Raises:
-            MeterUnavailableError: No phone, a cable that charges it, or no current to be read.
+            MeterUnavailableError: No phone, a cable that charges it, no current to be read, or one of unknown unit.
         """
         shell = shell if shell is not None else adb_shell()
         for command in (CURRENT_COMMAND, CURRENT_FILE):
             sampler = cls(shell, command)
             if sampler._current() is not None:
+                _discharging(parse_battery(shell(BATTERY_COMMAND)), cls.name)
+                sampler._unit_a = sampler._find_unit()
                 sampler.read_w()
                 return sampler
         raise MeterUnavailableError(
@@ -182,8 +190,24 @@ class AndroidCurrent(PowerSampler):
         current = self._current()
         if current is None:
             raise MeterUnavailableError(f"{self.name}: the phone gives no current any more. Check the connection.")
-        amperes = abs(current) * (A_PER_MA if abs(current) < SMALLEST_UA else A_PER_UA)
-        return amperes * _number(state, "voltage", self.name) * V_PER_MV
+        return abs(current) * self._unit_a * _number(state, "voltage", self.name) * V_PER_MV
+
+    def _find_unit(self) -> float:
+        """Amperes of one unit of the phone's numbers: the one in which all readings are currents of a phone."""
+        readings = [abs(value) for _ in range(UNIT_READINGS) if (value := self._current()) is not None]
+        fitting = [
+            unit_a
+            for unit_a in (A_PER_UA, A_PER_MA)
+            if readings and all(LEAST_A <= reading * unit_a <= MOST_A for reading in readings)
+        ]
+        if len(fitting) == 1:
+            return fitting[0]
+        shown = ", ".join(f"{reading:g}" for reading in readings) or "nothing"
+        raise MeterUnavailableError(
+            f"{self.name}: the phone gives {shown}, which could be {'both' if fitting else 'neither'} microamperes "
+            f"{'and' if fitting else 'nor'} milliamperes ({LEAST_A * 1e3:g} mA to {MOST_A:g} A are a phone's). Switch "
+            "its screen on, so that it draws more, and open the meter again."
+        )
 
     def _current(self) -> float | None:
         try:
