@@ -230,3 +230,29 @@ def test_check_lists_every_meter_with_what_it_takes(here, capsys):
     assert "load_average" in result["conditions"]
     assert status_of("devices", "check") == 0
     assert "Noted with every measurement" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("local", "--power", "ina219", "--meter-option", "ina219.bus=99"), 1, "/dev/i2c-99 does not exist"),
+        (("local", "--power", "ina219", "--meter-option", "ina219.ohm=1"), 1, "ina219.shunt_ohm"),
+        (("local", "--power", "ina219", "--meter-option", "shunt"), 2, "an equals sign"),
+        (("local", "--power", "modelled", "--meter-option", "ina219.bus=1"), 2, "--power ina219"),
+        (("pixel-8", "--meter-option", "ina219.bus=1"), 2, "belong to the device `local`"),
+    ],
+)
+def test_options_of_meters_reach_them_or_are_refused(here, capsys, arguments, status, message):
+    assert status_of("profile", "run", *arguments, "--store", "store", "--count", "2") == status
+    assert message in capsys.readouterr().err
+
+
+def test_check_takes_options_of_meters_and_says_that_phones_are_not_driven(here, capsys):
+    assert status_of("devices", "check", "--meter-option", "ina219.bus=99", "--json", "-") == 0
+    rows = json.loads(capsys.readouterr().out)["meters"]
+    assert [r["meter"] for r in rows if "i2c-99" in r["why_not"]] == ["ina219"]
+    assert {r["meter"] for r in rows if r["origin"] == "measured" and not r["runtimes"]} == {
+        "android-rails", "android-battery", "android-charge",
+    }  # fmt: skip
+    assert status_of("devices", "check") == 0
+    assert capsys.readouterr().out.count("no command here") == 3

@@ -6,26 +6,37 @@ from pathlib import Path
 
 import pytest
 
-from metas_peft.core.errors import MeasurementError, MeterPermissionError, MeterUnavailableError
-from metas_peft.devices.meters import ina219
+from metas_peft.core.errors import (
+    MeasurementError,
+    MeterPermissionError,
+    MeterUnavailableError,
+    UnknownNameError,
+    UsageError,
+)
+from metas_peft.devices import open_local
+from metas_peft.devices.host import Host
+from metas_peft.devices.meters import check_meters, ina219
 from metas_peft.devices.meters.ina219 import Ina219Power
+
+HOST = Host("Test CPU", 4, 2.0, 10.0, "a test")
 
 
 class FakeBus:
     """A chip at 0x40: registers as the wire carries them, high byte first."""
 
-    def __init__(self, shunt=0, bus=0):
+    def __init__(self, shunt=0, bus=0, address=0x40):
+        self.address = address
         self.registers = {0: 0x399F, 1: shunt, 2: bus}
         self.is_gone = False
 
     def read_i2c_block_data(self, address, register, length):
-        if self.is_gone or address != 0x40:
+        if self.is_gone or address != self.address:
             raise OSError(121, "Remote I/O error")
         assert length == 2
         return [self.registers[register] >> 8, self.registers[register] & 0xFF]
 
     def write_i2c_block_data(self, address, register, data):
-        if address != 0x40:
+        if address != self.address:
             raise OSError(121, "Remote I/O error")
         self.registers[register] = data[0] << 8 | data[1]
 
@@ -85,7 +96,37 @@ def test_other_chip_is_refused():
 
 def test_absent_bus_says_how_to_enable_it():
     with pytest.raises(MeterUnavailableError, match="do_i2c 0"):
-        Ina219Power.open(number=99)
+        Ina219Power.open(bus=99)
+
+
+def test_bus_address_and_shunt_are_the_users_to_say(present_bus, monkeypatch):
+    numbers, bus = [], FakeBus(1000, 1250 << 3, address=0x41)
+    monkeypatch.setitem(
+        sys.modules, "smbus2", types.SimpleNamespace(SMBus=lambda number: numbers.append(number) or bus)
+    )
+    options = {"ina219.bus": "7", "ina219.address": "0x41", "ina219.shunt_ohm": "0.01"}
+    local = open_local(power="ina219", meter_options=options, host=HOST)
+    assert numbers == [7]
+    assert local.meters == ("INA219 at 0x41 on I2C bus 7 (what flows through its shunt of 0.01 Ohm)",)
+    (row,) = [row for row in check_meters(options) if row.meter == "ina219"]
+    assert row.works
+    assert numbers == [7, 7]
+
+
+@pytest.mark.parametrize(
+    ("power", "key", "value", "error", "message"),
+    [
+        ("ina219", "ina219.shunt", "1", UnknownNameError, "did you mean 'ina219.shunt_ohm'"),
+        ("ina219", "ina219.shunt_ohm", "0", UsageError, "a number above 0"),
+        ("ina219", "ina219.shunt_ohm", "nan", UsageError, "a number above 0"),
+        ("ina219", "ina219.shunt_ohm", "R100", UsageError, "ina219.shunt_ohm=R100"),
+        ("ina219", "ina219.address", "4x", UsageError, "such as 1 or 0x40"),
+        ("modelled", "ina219.bus", "1", UsageError, "--power ina219"),
+    ],
+)
+def test_option_of_a_meter_that_makes_no_sense_is_named(power, key, value, error, message):
+    with pytest.raises(error, match=message):
+        open_local(power=power, meter_options={key: value}, host=HOST)
 
 
 @pytest.fixture

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from metas_peft.cli.output import JsonOption, give, show_table
+from metas_peft.cli.profile import MeterOption, pairs
 from metas_peft.core.units import S_PER_MS
 
 if TYPE_CHECKING:
     from metas_peft.devices.conditions import State
+    from metas_peft.devices.meters import MeterRow
 
 app = typer.Typer(help="Devices that can be simulated, and what this machine can measure.", rich_markup_mode=None)
 
@@ -62,13 +64,13 @@ def catalogue(context: typer.Context, json_target: JsonOption = None) -> None:
 
 
 @app.command()
-def check(json_target: JsonOption = None) -> None:
+def check(meter_options: MeterOption = None, json_target: JsonOption = None) -> None:
     """Ask every meter that the project knows whether it works here, and why not; temperature and clocks, too."""
     from metas_peft.devices.conditions import HostProbe
     from metas_peft.devices.host import describe_host
     from metas_peft.devices.meters import check_meters
 
-    host, meters, state = describe_host(), check_meters(), HostProbe().read()
+    host, meters, state = describe_host(), check_meters(pairs(meter_options, "--meter-option")), HostProbe().read()
     result = {
         "host": dataclasses.asdict(host),
         "meters": [dataclasses.asdict(m) for m in meters],
@@ -84,7 +86,7 @@ def check(json_target: JsonOption = None) -> None:
             meter.origin,
             "" if meter.update_period_ms is None else f"{meter.update_period_ms:g}",
             "" if meter.min_window_ms is None else f"{meter.min_window_ms * S_PER_MS:.3g}",
-            meter.permission if meter.works else f"{meter.why_not}\nIt takes: {meter.permission}",
+            _remark(meter),
         ]
         for meter in meters
     ]
@@ -95,6 +97,13 @@ def check(json_target: JsonOption = None) -> None:
     columns = ["--power", "meter", "works", "its numbers are", "every ms", "window s", "what it takes, or why not"]
     show_table("", columns, cells, numeric=(4, 5))
     typer.echo(_conditions(state))
+
+
+def _remark(meter: "MeterRow") -> str:
+    text = meter.permission if meter.works else f"{meter.why_not}\nIt takes: {meter.permission}"
+    if meter.origin != "measured" or meter.runtimes:
+        return text
+    return f"{text}\nIt reads a phone, and no command here runs passes there: metas profile plan, then import"
 
 
 def _conditions(state: "State") -> str:

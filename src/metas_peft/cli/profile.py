@@ -31,6 +31,14 @@ RuntimeOption = Annotated[
     str | None, typer.Option("--runtime", help="One of the device's; `metas devices` lists them.")
 ]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads (local).")]
+MeterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--meter-option",
+        metavar="METER.OPTION=VALUE",
+        help="What a meter cannot know by itself: ina219.bus=1, ina219.address=0x40, ina219.shunt_ohm=0.1.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Decides the configurations, their order, simulated noise.")]
 
 
@@ -52,6 +60,7 @@ def run(
         str | None,
         typer.Option(help="On `local`: `meter` (the default), the name of one, `modelled`, or `meter-or-modelled`."),
     ] = None,
+    meter_options: MeterOption = None,
     weights: Annotated[
         Literal["random", "pretrained"] | None,
         typer.Option(help="Of models on `local`, random if absent; costs are the same."),
@@ -79,6 +88,7 @@ def run(
 
         opened = open_device(
             LOCAL, runtime=runtime, threads=threads or processor_threads(), power=power,
+            meter_options=pairs(meter_options, "--meter-option"),
             rules=TimingRules() if seconds is None else TimingRules(seconds_per_subject=seconds),
         )  # fmt: skip
         models = LocalModels(
@@ -87,7 +97,10 @@ def run(
         models.check(workload)
         shape, specimen = models.shape, models.specimen
     else:
-        given = {"power": power, "threads": threads, "seconds": seconds, "weights": weights}
+        given = {
+            "power": power, "threads": threads, "seconds": seconds, "weights": weights,
+            "meter-option": meter_options or None,
+        }  # fmt: skip
         idle = [f"--{name}" for name, value in given.items() if value is not None]
         if idle:
             raise UsageError(f"{' and '.join(idle)} belong to the device `local`; {device} is simulated.")
@@ -207,7 +220,7 @@ def import_(
     from metas_peft.devices.importing import ImportRules, import_files
 
     log_to_stderr()
-    rules = ImportRules(_pairs(names, "--map"), _pairs(units, "--unit"), _pairs(constants, "--set"))
+    rules = ImportRules(pairs(names, "--map"), pairs(units, "--unit"), pairs(constants, "--set"))
     rows: list[dict[str, Any]] = [
         {
             "file": str(f.path), "added": len(f.records), "left_out": list(f.records.left_out),
@@ -268,14 +281,19 @@ def _words(workload: Workload) -> str:
     return f"{workload.phase} of {length}, batch {workload.batch_size}, {workload.param_bits}-bit weights"
 
 
-def _pairs(given: Sequence[str] | None, option: str) -> dict[str, str]:
-    pairs: dict[str, str] = {}
+def pairs(given: Sequence[str] | None, option: str) -> dict[str, str]:
+    """What was given as `left=right`, by its left side.
+
+    Raises:
+        UsageError: One has no two sides.
+    """
+    found: dict[str, str] = {}
     for text in given or ():
         left, equals, right = text.partition("=")
         if not (left and equals and right):
             raise UsageError(f"{option} {text}: two names with an equals sign between them were expected.")
-        pairs[left] = right
-    return pairs
+        found[left] = right
+    return found
 
 
 def _show(records: Sequence[ProfileRecord], title: str) -> None:

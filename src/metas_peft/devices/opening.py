@@ -1,6 +1,7 @@
 """From a name to a device that can be asked."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from metas_peft.core.errors import MeterUnavailableError, UnknownNameError, UsageError, nearest
@@ -11,7 +12,7 @@ from metas_peft.devices.entry import DeviceEntry
 from metas_peft.devices.host import Host, describe_host
 from metas_peft.devices.loading import catalogue, load_entry
 from metas_peft.devices.local import LOCAL, LocalDevice
-from metas_peft.devices.meters import METERS, Meter, find_meter, open_first
+from metas_peft.devices.meters import METERS, Meter, check_options, find_meter, open_first
 from metas_peft.devices.meters.registry import CPU, CUDA, ONNX, ROCM
 from metas_peft.devices.power import MeteredPower, PowerSource, UtilisationModel
 from metas_peft.devices.protocol import TimingRules
@@ -32,6 +33,7 @@ def open_device(
     runtime: str | None = None,
     threads: int | None = None,
     power: str | None = None,
+    meter_options: Mapping[str, str] | None = None,
     power_mode: str | None = None,
     is_sustained: bool = False,
     rules: TimingRules | None = None,
@@ -47,6 +49,7 @@ def open_device(
         power: Where energy and power on `local` come from: `meter` (the default) insists on a power meter, the name of
             a meter on that one; `modelled` computes them from processor time; `meter-or-modelled` takes a meter where
             one works, else the model, which the log and every record say.
+        meter_options: What meters on `local` cannot know by themselves: `ina219.shunt_ohm` -> `0.01`.
         power_mode: A power mode of a simulated device that has several.
         is_sustained: Whether a simulated phone has run for so long that it throttles.
         rules: When timing on `local` may stop.
@@ -55,15 +58,18 @@ def open_device(
         UnknownNameError: No device, runtime or mode of this name.
         DeviceFileError: The device file is not right.
         MeterUnavailableError: A meter was insisted on and there is none.
-        UsageError: An option that this device does not have.
+        UsageError: An option that this device does not have, or a value of it that cannot be read.
     """
     if name.lower() == LOCAL:
         if power_mode is not None or is_sustained:
             raise UsageError(
                 "`power_mode` and `is_sustained` belong to simulated devices, not to `local`; leave them out."
             )
-        return open_local(ledger=ledger, runtime=runtime, threads=threads, power=power, rules=rules)
-    for option, value in (("threads", threads), ("power", power), ("rules", rules)):
+        return open_local(
+            ledger=ledger, runtime=runtime, threads=threads, power=power, meter_options=meter_options, rules=rules
+        )
+    own = {"threads": threads, "power": power, "meter_options": meter_options, "rules": rules}
+    for option, value in own.items():
         if value is not None:
             raise UsageError(f"`{option}` belongs to the device `local`; {name} is simulated. Leave it out.")
     entry = find_entry(name)
@@ -93,6 +99,7 @@ def open_local(
     runtime: str | None = None,
     threads: int | None = None,
     power: str | None = None,
+    meter_options: Mapping[str, str] | None = None,
     rules: TimingRules | None = None,
     host: Host | None = None,
 ) -> LocalDevice:
@@ -105,7 +112,13 @@ def open_local(
     if power not in choices:
         raise UsageError(f"Unknown source of power {power!r}: {nearest(power, choices)}")
     host = host if host is not None else describe_host()
-    source = _power_source(runtime, power, host)
+    options = dict(meter_options or {})
+    check_options(options)
+    for key in options:
+        meter = key.split(".")[0]
+        if meter != power:
+            raise UsageError(f"The option {key} belongs to the meter {meter}; ask for it by name: --power {meter}.")
+    source = _power_source(runtime, power, host, options)
     is_modelled = isinstance(source, UtilisationModel)
     spec = DeviceSpec(
         device_id=LOCAL,
@@ -122,15 +135,15 @@ def open_local(
     return LocalDevice(spec, source, ledger=ledger, rules=rules, probe=probe)
 
 
-def _power_source(runtime: str, power: str, host: Host) -> PowerSource:
+def _power_source(runtime: str, power: str, host: Host, options: Mapping[str, str]) -> PowerSource:
     if power == MODELLED:
         if runtime in ON_ACCELERATOR:
             raise UsageError("Processor time says nothing of an accelerator's power; use power=meter.")
         return UtilisationModel(host)
     if power not in (METER, EITHER):
-        return _metered(_named(power, runtime))
+        return _metered(_named(power, runtime, options))
     try:
-        return _metered(open_first(runtime))
+        return _metered(open_first(runtime, options))
     except MeterUnavailableError as error:
         if runtime in ON_ACCELERATOR:
             raise
@@ -142,12 +155,12 @@ def _power_source(runtime: str, power: str, host: Host) -> PowerSource:
         return UtilisationModel(host)
 
 
-def _named(name: str, runtime: str) -> Meter:
+def _named(name: str, runtime: str, options: Mapping[str, str]) -> Meter:
     kind = find_meter(name)
     if runtime not in kind.runtimes:
         reads = ", ".join(kind.runtimes) or "another device"
         raise UsageError(f"The meter {name} reads {reads}, not what {runtime} draws on this computer.")
-    return kind.open()
+    return kind.opened(options)
 
 
 def _metered(meter: Meter) -> MeteredPower:

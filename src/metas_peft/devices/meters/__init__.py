@@ -1,7 +1,16 @@
 """Meters of energy and power: which ones this machine has, why not the others, and how they are read."""
 
 from metas_peft.devices.meters.base import EnergyCounter, MeterReading, PowerSampler
-from metas_peft.devices.meters.registry import METERS, Meter, MeterKind, MeterRow, check_meters, find_meter, open_first
+from metas_peft.devices.meters.registry import (
+    METERS,
+    Meter,
+    MeterKind,
+    MeterRow,
+    check_meters,
+    check_options,
+    find_meter,
+    open_first,
+)
 from metas_peft.devices.meters.window import Window
 from metas_peft.devices.meters.zeus import NvmlCounter, NvmlPower, RaplCounter
 
@@ -18,6 +27,7 @@ __all__ = [
     "RaplCounter",
     "Window",
     "check_meters",
+    "check_options",
     "find_meter",
     "open_first",
 ]

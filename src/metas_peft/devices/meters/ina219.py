@@ -4,6 +4,8 @@ Bus voltage is register 2, bits 15 to 3, 4 mV each; shunt voltage is register 1,
 product by the shunt's resistance, computed here: the chip's own power register adds rounding of its own. It is set to
 average 128 conversions (68 ms), so that fast passes do not fall between two looks.
 
+Bus, address and shunt are the user's to say: `--power ina219 --meter-option ina219.shunt_ohm=0.01` and the like.
+
 It measures what flows through it: put it in the supply line of the board under test and let another computer read it.
 """
 
@@ -62,14 +64,19 @@ class Ina219Power(PowerSampler):
         self._shunt_ohm = shunt_ohm
 
     @classmethod
-    def open(cls, number: int = 1, address: int = 0x40, shunt_ohm: float = 0.1) -> "Ina219Power":
+    def open(cls, bus: int = 1, address: int = 0x40, shunt_ohm: float = 0.1) -> "Ina219Power":
         """Find the chip and set it up.
+
+        Args:
+            bus: Number of the I2C bus.
+            address: Address of the chip.
+            shunt_ohm: Resistance of its shunt.
 
         Raises:
             MeterPermissionError: The bus is there but this user may not use it.
             MeterUnavailableError: No bus, no chip at the address, or `smbus2` is not installed.
         """
-        path = Path(f"/dev/i2c-{number}")
+        path = Path(f"/dev/i2c-{bus}")
         if not path.exists():
             raise MeterUnavailableError(f"INA219: {path} does not exist. Enable I2C: {ENABLE}.")
         try:
@@ -77,12 +84,12 @@ class Ina219Power(PowerSampler):
         except ImportError as error:
             raise MeterUnavailableError(f"INA219: needs smbus2, which is not installed. {INSTALL}") from error
         try:
-            bus = module.SMBus(number)
+            opened = module.SMBus(bus)
         except PermissionError as error:
             raise MeterPermissionError(f"INA219: {path} may not be used. Run: {PERMIT}.") from error
         except OSError as error:
             raise MeterUnavailableError(f"INA219: {path} cannot be opened ({error}). Enable I2C: {ENABLE}.") from error
-        return cls.on(bus, number, address, shunt_ohm)
+        return cls.on(opened, bus, address, shunt_ohm)
 
     @classmethod
     def on(cls, bus: Bus, number: int, address: int, shunt_ohm: float) -> "Ina219Power":

@@ -3,10 +3,12 @@
 A row of the table is all that a new meter adds here.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from metas_peft.core.errors import MeterPermissionError, MeterUnavailableError, UnknownNameError, nearest
+from metas_peft.core.errors import MeterPermissionError, MeterUnavailableError, UnknownNameError, UsageError, nearest
 from metas_peft.core.units import MS_PER_S
 from metas_peft.devices.meters import android, ina219, zeus, zeus_soc
 from metas_peft.devices.meters.base import MIN_UPDATES, SHORTEST_WINDOW_S, EnergyCounter, PowerSampler
@@ -28,7 +30,7 @@ class Part:
     """One of the readings of a meter, for the table of what works."""
 
     title: str
-    probe: Callable[[], object]
+    probe: Callable[..., object]
     update_period_s: float
     min_window_s: float
 
@@ -41,17 +43,44 @@ class MeterKind:
         name: What users call it.
         runtimes: Runtimes on this computer whose energy it can read; none for a meter of something else.
         permission: What it takes to read it, as commands.
-        open: Finds and opens it.
+        open: Finds and opens it; takes the values of `options` by name.
         parts: Its readings.
         is_automatic: Whether it may be used without being asked for by name.
+        options: What can be said of it, and how a text becomes a value.
     """
 
     name: str
     runtimes: tuple[str, ...]
     permission: str
-    open: Callable[[], Meter]
+    open: Callable[..., Meter]
     parts: tuple[Part, ...]
     is_automatic: bool = True
+    options: Mapping[str, Callable[[str], Any]] = field(default_factory=dict[str, Callable[[str], Any]])
+
+    def opened(self, given: Mapping[str, str] | None = None) -> Meter:
+        """Open it with what the user said of it: `meter.option` -> text; options of other meters are left alone.
+
+        Raises:
+            MeterUnavailableError: It is not there.
+            UsageError: A value that cannot be read.
+        """
+        return self.open(**self.values(given))
+
+    def values(self, given: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Its own options among those that were given, as values.
+
+        Raises:
+            UsageError: One cannot be read.
+        """
+        found: dict[str, Any] = {}
+        for key, text in (given or {}).items():
+            meter, _, option = key.partition(".")
+            if meter == self.name:
+                try:
+                    found[option] = self.options[option](text)
+                except ValueError as error:
+                    raise UsageError(f"--meter-option {key}={text}: {error}.") from error
+        return found
 
 
 @dataclass(frozen=True)
@@ -67,6 +96,7 @@ class MeterRow:
         origin: What its numbers may call themselves.
         meter: Name under which it is asked for.
         min_window_ms: Shortest window whose energy is worth having.
+        runtimes: Runtimes on this computer whose passes it can price; none for a meter of something else.
     """
 
     name: str
@@ -77,6 +107,7 @@ class MeterRow:
     origin: str
     meter: str = ""
     min_window_ms: float | None = None
+    runtimes: tuple[str, ...] = ()
 
 
 CPU, ONNX, CUDA, ROCM = "pytorch_cpu", "onnxruntime_cpu", "pytorch_cuda", "pytorch_rocm"
@@ -110,8 +141,23 @@ def _jetson() -> Meter:
     return Meter(counter, counter.power())
 
 
-def _ina219() -> Meter:
-    return Meter(None, ina219.Ina219Power.open())
+def _ina219(**options: Any) -> Meter:
+    return Meter(None, ina219.Ina219Power.open(**options))
+
+
+def _number_above_0(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(f"a number above 0 was expected, not {text}")
+    return value
+
+
+def _whole_number(text: str) -> int:
+    """Also in hexadecimal digits: 0x40."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise ValueError(f"a whole number was expected, such as 1 or 0x40, not {text}") from None
 
 
 def _rails() -> Meter:
@@ -158,8 +204,8 @@ METERS: tuple[MeterKind, ...] = (
         _counter_part("Jetson rails (INA3221)", zeus_soc.JetsonCounter, lambda: zeus_soc.JetsonCounter.open()),
     )),
     MeterKind("ina219", (*ON_CPU, CUDA, ROCM), I2C, _ina219, (
-        _sampler_part("INA219 on I2C", ina219.Ina219Power, lambda: ina219.Ina219Power.open()),
-    ), is_automatic=False),
+        _sampler_part("INA219 on I2C", ina219.Ina219Power, ina219.Ina219Power.open),
+    ), is_automatic=False, options={"bus": _whole_number, "address": _whole_number, "shunt_ohm": _number_above_0}),
     MeterKind("android-rails", (), USB_DEBUGGING, _rails, (
         _counter_part("Android power rails (ODPM)", android.AndroidRails, lambda: android.AndroidRails.open()),
     )),
@@ -184,8 +230,23 @@ def find_meter(name: str) -> MeterKind:
     raise UnknownNameError(f"Unknown meter {name!r}: {nearest(name, (k.name for k in METERS))}")
 
 
-def open_first(runtime: str) -> Meter:
-    """The first meter that works here and reads what a runtime draws.
+def check_options(given: Mapping[str, str]) -> None:
+    """Options of meters, `meter.option` -> text, that some meter has and can read.
+
+    Raises:
+        UnknownNameError: No such meter or option.
+        UsageError: A value that cannot be read.
+    """
+    known = [f"{kind.name}.{option}" for kind in METERS for option in kind.options]
+    for key in given:
+        if key not in known:
+            raise UnknownNameError(f"Unknown option of a meter {key!r}: {nearest(key, known)}")
+    for kind in METERS:
+        kind.values(given)
+
+
+def open_first(runtime: str, options: Mapping[str, str] | None = None) -> Meter:
+    """The first meter that works here and reads what a runtime draws, opened with its `meter.option` -> text.
 
     Raises:
         MeterUnavailableError: None does; the message says why not each of them.
@@ -194,7 +255,7 @@ def open_first(runtime: str) -> Meter:
     for kind in METERS:
         if runtime in kind.runtimes and kind.is_automatic:
             try:
-                return kind.open()
+                return kind.opened(options)
             except MeterUnavailableError as error:
                 refused.append(error)
     reasons = " ".join(str(error) for error in refused)
@@ -204,17 +265,23 @@ def open_first(runtime: str) -> Meter:
     raise MeterUnavailableError(f"No meter reads what {runtime} draws on this machine. {reasons}")
 
 
-def check_meters() -> list[MeterRow]:
-    """Ask every meter that the project knows, once."""
-    rows = [_row(kind, part) for kind in METERS for part in kind.parts]
+def check_meters(options: Mapping[str, str] | None = None) -> list[MeterRow]:
+    """Ask every meter that the project knows, once, with its `meter.option` -> text.
+
+    Raises:
+        UnknownNameError: No such meter or option.
+        UsageError: A value that cannot be read.
+    """
+    check_options(options or {})
+    rows = [_row(kind, part, options) for kind in METERS for part in kind.parts]
     rows.append(MeterRow(UTILISATION_ROW, True, "", "none", None, "modelled", "modelled"))
     return rows
 
 
-def _row(kind: MeterKind, part: Part) -> MeterRow:
+def _row(kind: MeterKind, part: Part, options: Mapping[str, str] | None) -> MeterRow:
     why_not = ""
     try:
-        part.probe()
+        part.probe(**kind.values(options))
     except MeterPermissionError as error:
         why_not = f"permission: {error}"
     except MeterUnavailableError as error:
@@ -228,4 +295,5 @@ def _row(kind: MeterKind, part: Part) -> MeterRow:
         origin="measured",
         meter=kind.name,
         min_window_ms=part.min_window_s * MS_PER_S,
+        runtimes=kind.runtimes,
     )

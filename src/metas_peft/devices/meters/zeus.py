@@ -59,10 +59,10 @@ def _boards(index: int, vendor: str, title: str) -> Any:
     """Zeus' handle on the graphics boards of a vendor, with board `index` among them."""
     module = zeus_module("zeus.device.gpu")
     visible = os.environ.get(VISIBLE, "0")
-    if not visible.replace(",", "").replace(" ", "").isdecimal():
+    if vendor == "NVIDIA" and not visible.replace(",", "").replace(" ", "").isdecimal():
         raise MeterUnavailableError(
-            f"{title}: Zeus knows boards by number only, but {VISIBLE} is {visible!r}. Give the number of the whole board "
-            "in `nvidia-smi -L`, with CUDA_DEVICE_ORDER=PCI_BUS_ID."
+            f"{title}: Zeus knows boards by number only, but {VISIBLE} is {visible!r}. Give the number of the whole "
+            "board in `nvidia-smi -L`, with CUDA_DEVICE_ORDER=PCI_BUS_ID."
         )
     gpus = answered(title, module.get_gpus)
     if len(gpus) <= index:
