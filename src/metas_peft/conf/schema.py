@@ -7,6 +7,7 @@ device. `docs/run-files.md` is written from this file.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from metas_peft.conf.fields import key, section
@@ -338,6 +339,11 @@ class RunConfig:
     output_dir: str = key("outputs", "Folder of run folders.")
     model: ModelConfig = section(ModelConfig, "Backbone, adapters, gates.")
     dataset: DatasetConfig = section(DatasetConfig, "Task and data.")
+    report_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = key(
+        (),
+        "Trackers that follow the training, through the Trainer's integrations; their packages must be installed. "
+        "TensorBoard's events go into the run's folder, the others are configured by their own variables.",
+    )
     training: TrainingConfig = section(TrainingConfig, "Fine-tuning.")
     budgets: BudgetsConfig = section(BudgetsConfig, "Limits on the target.")
     surrogate: SurrogateConfig = section(SurrogateConfig, "Predictor of costs.")
@@ -351,5 +357,10 @@ class RunConfig:
 
     @property
     def target(self) -> str:
+    @property
+    def run_folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.output_dir) / self.run_id
+
         """Name of the target device, as the user spelled it."""
         return self.device or self.hardware_profiling.target_device or DEFAULT_TARGET

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 FOLDER = "stages"
 SETTINGS = "settings.json"
 # What changes where a run writes or how it talks, not what it computes.
-IRRELEVANT = ("output_dir", "run_id")
+IRRELEVANT = ("output_dir", "run_id", "report_to")
 
 
 class Stages:

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from metas_peft.backbones.shape import longest_sequence
 from metas_peft.backbones.store import fingerprint
 from metas_peft.backbones.store import load as load_compact
 from metas_peft.conf import METHODS, RunConfig
-from metas_peft.core.errors import CheckpointError, RunFileError
+from metas_peft.core.errors import CheckpointError, RunFileError, UsageError
 from metas_peft.core.files import replacing
 from metas_peft.core.records import BackboneShape, Cost, Subnet, Workload
 from metas_peft.experiment.stages import digest
@@ -26,7 +27,7 @@ from metas_peft.tasks import TASKS, TaskData, TextExamples, load_task
 from metas_peft.tasks.splits import for_choosing
 from metas_peft.tuning.context import GateSettings, Schedule
 from metas_peft.tuning.data import Collator, EncodedTexts
-from metas_peft.tuning.loop import LoopSettings
+from metas_peft.tuning.loop import LoopSettings, Reports
 from metas_peft.tuning.objectives import Distillation
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,16 @@ def set_threads(wanted: int | None) -> int:
     elif (os.cpu_count() or 1) <= SMALL_MACHINE_CORES:
         torch.set_num_threads(1)
     return torch.get_num_threads()
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """Miss a tracker's package before hours of training, not after."""
+    for name in names:
+        if find_spec(name) is None:
+            raise UsageError(
+                f"report_to names {name}, but the package {name} is not installed. `pip install {name}`, or leave "
+                "it out."
+            )
 
 
 @dataclass
@@ -111,6 +122,7 @@ class Workbench:
             RunFileError: The run file contradicts the backbone.
         """
         data, model = config.dataset, config.model
+        _check_trackers(config.report_to)
         if config.evaluation.split == "holdout":
             task = for_choosing(task, score)
         shape = shape_of(loaded.model, (), loaded.name)
@@ -177,6 +189,7 @@ class Workbench:
             warmup=t.warmup_steps if t.warmup_steps is not None else min(t.warmup_ratio, 0.999),
             bf16=self.config.model.precision == "bfloat16",
             seed=t.seed,
+            reports=Reports(self.config.report_to, self.config.run_id, str(self.config.run_folder / "tensorboard")),
         )
 
     def distillation(self) -> Distillation:

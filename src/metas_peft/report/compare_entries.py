@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 RESULTS, ANSWERS, CONFIG = "results.json", "answers.npz", "config.yaml"
 # Settings by which two runs of one method do not differ in kind: names, places, seeds, and what runs beside them.
-_NOT_A_VARIANT = ("run_id", "output_dir", "retarget", "optuna", "threads", "controller")
+_NOT_A_VARIANT = ("run_id", "output_dir", "retarget", "optuna", "threads", "controller", "report_to")
 
 
 @dataclass(frozen=True, order=True)

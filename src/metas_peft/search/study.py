@@ -153,7 +153,7 @@ def _settings(
 ) -> dict[str, str]:
     """Section -> digest of what may not change while a study lives."""
     data = to_dict(config)
-    for name in ("output_dir", "run_id", "threads"):
+    for name in ("output_dir", "run_id", "threads", "report_to"):
         del data[name]
     search = {k: v for k, v in data.pop("optuna").items() if k not in (*_FREE, "search_space")}
     data["optuna"] = search

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import os
 import random
 import sys
 import tempfile
@@ -36,6 +37,23 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
+class Reports:
+    """Trackers that follow the training, by the Trainer's own integrations.
+
+    Attributes:
+        to: Names that the Trainer knows: `tensorboard`, `mlflow`, `wandb`.
+        run: Name under which a tracker files the stages.
+        folder: Where a tracker that writes files writes them; one folder below per stage.
+        every: Optimiser steps between two reports.
+    """
+
+    to: tuple[str, ...] = ()
+    run: str = ""
+    folder: str = ""
+    every: int = 10
+
+
+@dataclass(frozen=True)
 class LoopSettings:
     """How a stage is trained.
 
@@ -51,6 +69,7 @@ class LoopSettings:
         bf16: Whether to autocast to bfloat16.
         seed: Seed of the order of the data.
         final_rate: Fraction of the learning rate left at the end of a linear schedule of so many `steps`.
+        reports: Where losses and learning rates are reported; to nobody by default.
     """
 
     steps: int | None
@@ -64,6 +83,7 @@ class LoopSettings:
     bf16: bool
     seed: int
     final_rate: float = 0.0
+    reports: Reports = Reports()
 
 
 class BucketSampler(torch.utils.data.Sampler[int]):
@@ -206,6 +226,25 @@ def _own_randomness() -> Iterator[None]:
             np.random.set_state(arrays)  # noqa: NPY002
 
 
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="metas-peft-")
+
+
+@contextlib.contextmanager
+def _tensorboard_in(reports: Reports, title: str) -> Iterator[None]:
+    """The folder of TensorBoard's events, which the Trainer takes from the environment alone."""
+    name = "TENSORBOARD_LOGGING_DIR"
+    before = os.environ.get(name)
+    if "tensorboard" not in reports.to or before is not None:
+        yield
+        return
+    os.environ[name] = os.path.join(reports.folder, title)
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
 def fit(
     model: Any,
     data: EncodedTexts,
@@ -238,7 +277,7 @@ def fit(
         TrainingDivergedError: The loss or a weight became NaN or infinite.
     """
     started = time.monotonic()
-    with _own_randomness(), tempfile.TemporaryDirectory(prefix="metas-peft-") as scratch:
+    with _own_randomness(), _tensorboard_in(settings.reports, title), _scratch() as scratch:
         args = transformers.TrainingArguments(
             output_dir=scratch,
             max_steps=settings.steps if settings.steps is not None else -1,
@@ -255,8 +294,10 @@ def fit(
             data_seed=settings.seed,
             optim="adamw_torch",
             save_strategy="no",
-            logging_strategy="no",
-            report_to=[],
+            logging_strategy="steps" if settings.reports.to else "no",
+            logging_steps=settings.reports.every,
+            run_name=f"{settings.reports.run} {title}".strip(),
+            report_to=list(settings.reports.to),
             disable_tqdm=True,
             remove_unused_columns=False,
             dataloader_pin_memory=False,
