@@ -8,6 +8,7 @@ from metas_peft.surrogate.fitted import CalibrationPoint, Surrogate
 from metas_peft.surrogate.model import MetaTrained
 from metas_peft.surrogate.physics import project
 from metas_peft.surrogate.pool import MOST_RECORDS, simulate_pool
+from metas_peft.surrogate.shipped import shipped
 from metas_peft.surrogate.training import train
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "fit_scale_shift",
     "percent_errors",
     "project",
+    "shipped",
     "simulate_pool",
     "summarise",
     "train",

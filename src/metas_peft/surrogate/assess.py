@@ -77,9 +77,11 @@ def draw_samples(
 def calibrated(kind: PredictorKind, table: Table, spec: DeviceSpec | None) -> Predictor:
     """What is used on a device: the fitted kind, scale and shift, physics."""
     predictor = kind.fit(table, spec)
+    cap = None if spec is None else spec.power_cap_w
+    if kind.scales_itself:
+        return lambda columns: project(predictor(columns), cap)
     with torch.no_grad():
         fit = fit_scale_shift(predictor(torch.from_numpy(table.features)).numpy(), table.costs)
-    cap = None if spec is None else spec.power_cap_w
     return lambda columns: project(fit.apply(predictor(columns)), cap)
 
 

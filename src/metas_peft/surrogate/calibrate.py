@@ -40,16 +40,17 @@ class ScaleShift:
         return torch.maximum(scaled + shift, FLOOR * scaled)
 
 
-def check_measured(costs: np.ndarray) -> None:
-    """Refuse measurements that cannot carry a scale and a shift.
+def check_measured(costs: np.ndarray, least: int = MIN_RECORDS) -> None:
+    """Refuse measurements that cannot carry a fit.
 
     Args:
         costs: Measured costs, NaN where not measured, shape (n, 3).
+        least: Measurements needed of each metric; a scale and a shift need two.
 
     Raises:
-        CalibrationError: Fewer than two rows, or a metric measured in fewer than two of them.
+        CalibrationError: Fewer rows, or a metric measured in fewer of them.
     """
-    if len(costs) < MIN_RECORDS:
+    if len(costs) < least:
         raise CalibrationError(
             f"{len(costs)} calibration record(s) given, a scale and a shift need at least {MIN_RECORDS}. "
             "Measure more configurations (five are usual), or ask for a zero-shot surrogate."
@@ -59,9 +60,9 @@ def check_measured(costs: np.ndarray) -> None:
         if count == 0:
             raise CalibrationError(
                 f"{METRIC_NAMES[metric]} was never measured in {len(costs)} calibration records; at least "
-                f"{MIN_RECORDS} are needed. Measure it, import it, or choose a power model for this device."
+                f"{least} are needed. Measure it, import it, or choose a power model for this device."
             )
-        if count < MIN_RECORDS:
+        if count < least:
             raise CalibrationError(
                 f"{METRIC_NAMES[metric]} was measured in 1 of {len(costs)} calibration records; at least "
                 f"{MIN_RECORDS} are needed. Measure it in more configurations."

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from metas_peft.core.errors import UnknownNameError
 from metas_peft.core.protocols import CostModel
 from metas_peft.core.records import PAPER_COSTS, BackboneShape, Cost, PaperCost, Workload
 from metas_peft.costs import paper_cost
 from metas_peft.surrogate.calibrate import ScaleShift
 from metas_peft.surrogate.features import describe
-from metas_peft.surrogate.kinds import Predictor
+from metas_peft.surrogate.kinds import Predictor, PredictorWithInterval
 from metas_peft.surrogate.physics import project
 
 
@@ -41,7 +42,7 @@ class Surrogate:
         device: Name of the device; empty if nothing is known of it.
         pool: Devices that it learnt from.
         power_cap_w: Limit of the device, None if unknown.
-        scale_shift: Part C; None for a zero-shot surrogate.
+        scale_shift: Part C; None for a zero-shot surrogate and for a kind that needs none.
         points: The measurements behind it.
         predictor: Columns to costs, before scale, shift and physics.
     """
@@ -56,12 +57,12 @@ class Surrogate:
 
     @property
     def alpha(self) -> Cost[float]:
-        """Scale per metric; 1 for a zero-shot surrogate."""
+        """Scale per metric; 1 where there is none."""
         return Cost.uniform(1.0) if self.scale_shift is None else Cost(*map(float, self.scale_shift.alpha))
 
     @property
     def beta(self) -> Cost[float]:
-        """Shift per metric in J, ms, W; 0 for a zero-shot surrogate."""
+        """Shift per metric in J, ms, W; 0 where there is none."""
         return Cost.uniform(0.0) if self.scale_shift is None else Cost(*map(float, self.scale_shift.beta))
 
     def predict(self, paper: PaperCost[Any], workload: Workload) -> Cost[Any]:
@@ -84,6 +85,36 @@ class Surrogate:
             costs = finish(self.predictor(describe(tensors, workload)), self.scale_shift, self.power_cap_w).numpy()
         is_scalar = all(np.ndim(value) == 0 and not isinstance(value, np.ndarray) for value in counted)
         return Cost(*(float(costs[..., m]) if is_scalar else costs[..., m] for m in range(costs.shape[-1])))
+
+    @property
+    def gives_interval(self) -> bool:
+        """Whether `interval` can be asked."""
+        return isinstance(self.predictor, PredictorWithInterval)
+
+    def interval(self, paper: PaperCost[Any], workload: Workload) -> tuple[Cost[np.ndarray], Cost[np.ndarray]]:
+        """Bounds between which the device's reading lies in about four cases of five.
+
+        Args:
+            paper: Counted costs: numbers or numpy arrays of one shape (...).
+            workload: What each pass processes.
+
+        Returns:
+            Lower and upper bounds of energy (J), latency (ms), peak power (W), each of shape (...).
+
+        Raises:
+            UnknownNameError: This kind of predictor gives no interval.
+        """
+        if not isinstance(self.predictor, PredictorWithInterval):
+            raise UnknownNameError(f"A surrogate of kind {self.kind} gives no interval; fit one of kind metas.")
+        tensors = PaperCost(
+            *(torch.from_numpy(np.array(getattr(paper, name), dtype=np.float64)) for name in PAPER_COSTS)
+        )
+        with torch.no_grad():
+            columns = describe(tensors, workload)
+            middle = finish(self.predictor(columns), self.scale_shift, self.power_cap_w)
+            factor = self.predictor.log_half_width(columns).exp()
+        low, high = (middle / factor).numpy(), (middle * factor).numpy()
+        return Cost(*np.moveaxis(low, -1, 0)), Cost(*np.moveaxis(high, -1, 0))
 
     def bind(self, shape: BackboneShape, workload: Workload) -> CostModel:
         """A cost model of sub-networks of one backbone under one workload: kept counts (..., L) to costs (...)."""

@@ -6,7 +6,7 @@ turns a handful of records, or `zero_shot` a spec sheet alone, into a predictor 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 
@@ -17,10 +17,29 @@ from metas_peft.surrogate.features import Table
 Predictor = Callable[[torch.Tensor], torch.Tensor]
 
 
+@runtime_checkable
+class PredictorWithInterval(Protocol):
+    """A predictor that knows how far off it may be."""
+
+    def __call__(self, columns: torch.Tensor) -> torch.Tensor:
+        """Positive energy (J), latency (ms), peak power (W), shape (..., 3)."""
+        ...
+
+    def log_half_width(self, columns: torch.Tensor) -> torch.Tensor:
+        """Half width of the 80 % interval of log costs, shape (..., 3)."""
+        ...
+
+
 class PredictorKind(Protocol):
-    """What was learnt on a pool, ready to be fitted to a new device."""
+    """What was learnt on a pool, ready to be fitted to a new device.
+
+    Attributes:
+        name: Of the kind.
+        scales_itself: Whether a fit needs no scale and shift after it, and one record can carry it.
+    """
 
     name: ClassVar[str]
+    scales_itself: ClassVar[bool]
 
     def fit(self, table: Table, spec: DeviceSpec | None) -> Predictor:
         """A predictor for the device that the rows of the table were measured on."""

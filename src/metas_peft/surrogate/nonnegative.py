@@ -50,14 +50,21 @@ def fit_nonnegative(
 
 
 def fit_nonnegative_many(
-    terms: np.ndarray, target: np.ndarray, ridge: float, *, least_spread: float = LEAST_SPREAD, iterations: int = 4
+    terms: np.ndarray,
+    target: np.ndarray,
+    ridge: float,
+    centre: np.ndarray | None = None,
+    *,
+    least_spread: float = LEAST_SPREAD,
+    iterations: int = 4,
 ) -> np.ndarray:
     """The same fit for many small problems at once.
 
     Args:
         terms: Non-negative additive terms, shape (B, n, K); a term may be zero throughout a problem.
         target: Positive numbers, shape (B, n).
-        ridge: Strength of the pull towards equal parts, in records.
+        ridge: Strength of the pull, in records.
+        centre: Weights of which only the proportions count, shape (B, K); None for equal parts.
         least_spread: Below this relative error a record is never called an outlier.
         iterations: Rounds of re-weighting.
 
@@ -72,12 +79,14 @@ def fit_nonnegative_many(
     level = np.median(target / unit.mean(-1), axis=1)[:, None] / count
     rows = unit * (level / target)[..., None]
     pull = ridge / count**2
-    weight, found = np.ones_like(target), np.ones((len(terms), count))
+    parts = np.ones((len(terms), count)) if centre is None else centre * scale
+    parts = parts / np.maximum(parts.sum(1, keepdims=True), 1e-300) * count
+    weight, found = np.ones_like(target), parts
     for _ in range(iterations):
         weighted = rows * weight[..., None]
         gram = np.swapaxes(weighted, 1, 2) @ weighted
         gram[:, np.arange(count), np.arange(count)] += pull
-        found = _solve_nonnegative(gram, np.einsum("bnk,bn->bk", weighted, weight) + pull)
+        found = _solve_nonnegative(gram, np.einsum("bnk,bn->bk", weighted, weight) + pull * parts)
         residual = 1 - np.einsum("bnk,bk->bn", rows, found)
         spread = np.maximum(1.4826 * np.median(np.abs(residual), axis=1), least_spread)[:, None]
         weight = 1 / np.sqrt(1 + (residual / (TUNING * spread)) ** 2)

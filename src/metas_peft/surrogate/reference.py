@@ -29,6 +29,7 @@ class ReferenceKind:
     standardiser: Standardiser
     inner_steps: int
     name: ClassVar[str] = "reference"
+    scales_itself: ClassVar[bool] = False
 
     def fit(self, table: Table, spec: DeviceSpec | None) -> "ReferenceFit":
         """Adapt to a handful of records of one device."""

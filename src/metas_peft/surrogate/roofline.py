@@ -81,6 +81,8 @@ class SlopePrior:
         slopes, noises = [], []
         for device, group in sorted(set(zip(table.device.tolist(), label.tolist(), strict=True))):
             rows = (table.device == device) & (label == group) & np.isfinite(table.costs).all(1)
+            if not rows.any():
+                continue
             x = log_mean_power(torch.from_numpy(table.costs[rows])).numpy()
             y = np.log(table.costs[rows, POWER])
             x, y = x - x.mean(), y - y.mean()
@@ -141,6 +143,10 @@ class PoolTypical:
         """Weights that a device of this spec sheet would have, shape (2, K)."""
         return self.weights * term_scales(spec, self.spec)
 
+    def zero_shot(self, spec: DeviceSpec | None) -> RooflineFit:
+        """A device of which only the spec sheet is known, or nothing."""
+        return RooflineFit(torch.from_numpy(self.of(spec)), (float(np.log(self.power)), 1.0))
+
 
 def _geometric_mean(values: Iterable[float | None]) -> float:
     known = [v for v in values if v is not None]
@@ -176,6 +182,7 @@ class RooflineKind:
     slope_within: SlopePrior
     slope_across: SlopePrior
     name: ClassVar[str] = "roofline"
+    scales_itself: ClassVar[bool] = False
 
     @classmethod
     def learn(cls, table: Table, specs: Mapping[str, DeviceSpec]) -> "RooflineKind":
@@ -198,7 +205,7 @@ class RooflineKind:
 
     def zero_shot(self, spec: DeviceSpec | None) -> RooflineFit:
         """The pool's typical weights, scaled by the spec sheet where known and by the pool's mean sheet elsewhere."""
-        return RooflineFit(torch.from_numpy(self.typical.of(spec)), (float(np.log(self.typical.power)), 1.0))
+        return self.typical.zero_shot(spec)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The typical weights."""

@@ -107,6 +107,14 @@ class Schema:
                 out[self.column(name), position] = 1.0
         return out
 
+    def base_shares(self) -> np.ndarray:
+        """What each column brings to each roofline term when all are relative to their means, shape (K, base terms).
+
+        Columns sum to 1; the centres of the terms tell how large the columns of a sum are beside each other.
+        """
+        shares = self.base_matrix() * np.exp([[term.centre] for term in self.terms])
+        return shares / shares.sum(0)
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe."""
         return {

@@ -1,0 +1,219 @@
+"""Tables of the surrogate's benchmarks: `python benchmarks/surrogate/summarise.py`.
+
+Reads docs/benchmarks/surrogate_public.jsonl, surrogate_gates.json, surrogate_speed.json and the card of the shipped
+surrogate; writes docs/benchmarks/surrogate_public.json (means and paired differences) and docs/surrogate.md.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from protocol import DESIGNS, mean_over, paired
+from public import CEILING
+from results import DOCS, Results, rounded
+
+ROOT = Path(__file__).resolve().parents[2]
+CARD = ROOT / "src" / "metas_peft" / "surrogate" / "weights" / "meta_surrogate_v1.json"
+NAMES = {
+    "constant": "constant (median of the five)", "log_affine": "log-affine line from the nearest device",
+    "gaussian_process": "Gaussian process on five points", "boosted_five": "boosted trees on five points",
+    "help_style": "HELP-style meta-learner", "reference": "the source's network, tuned (`reference`)",
+    "roofline": "roofline", "roofline_squared": "roofline with parameters squared", "metas": "**`metas`**",
+    CEILING: "all own rows, cross-validated (the ceiling)",
+}  # fmt: skip
+ORDER = list(NAMES)
+DESIGN_NAMES = {"random": "random", "quantiles": "FLOPs quantiles", "d_optimal": "D-optimal"}
+METRICS = ("energy", "latency", "power")
+
+
+def table_of(results: Results, track: str) -> dict[str, Any]:
+    """Means over sets per method and design, and paired differences to the roofline and to `metas`."""
+    out: dict[str, Any] = {}
+    for design in (*DESIGNS, "all rows"):
+        for method in ORDER:
+            rows = list(results.of(track, method, design))
+            if not rows:
+                continue
+            block: dict[str, Any] = {
+                "sets": {row["set"]: row["mean"] for row in rows},
+                **{key: mean_over([row[key] for row in rows]) for key in ("mean", "median", "p90")},
+            }
+            own = results.seed_means(track, method, design)
+            for other in ("roofline", "metas"):
+                theirs = results.seed_means(track, other, design)
+                if method not in (other, CEILING) and own.shape == theirs.shape:
+                    block[f"against_{other}"] = paired(own, theirs)
+            out.setdefault(design, {})[method] = block
+    return out
+
+
+def triple(values: Sequence[float | None], digits: int = 1) -> str:
+    """Energy / latency / power, or the one that was measured."""
+    known = [v for v in values if v is not None and np.isfinite(v)]
+    return " / ".join(f"{v:.{digits}f}" for v in known) if known else "not run"
+
+
+def gain(block: dict[str, Any] | None) -> str:
+    """Gain, its standard error over seeds, and over sets."""
+    if block is None:
+        return ""
+    cells = [
+        f"{g:+.1f} ± {s:.1f} ({d:.1f})"
+        for g, s, d in zip(block["gain"], block["se_seeds"], block["se_sets"], strict=True)
+        if g is not None and np.isfinite(g)
+    ]
+    return "; ".join(cells)
+
+
+def public_section(tables: dict[str, dict[str, Any]]) -> list[str]:
+    lines: list[str] = []
+    titles = {
+        "protran": "protran: five devices, energy / latency / power",
+        "hat_latency": "hat_latency: eight sets on three machines, latency",
+        "wilkins_llm": "wilkins_llm: calls of large models on five machines, energy / latency / mean power",
+        "mlenergy_llm": "mlenergy_llm: serving on two machines, energy / latency / mean power",
+    }
+    for track, title in titles.items():
+        table = tables.get(track)
+        if not table:
+            continue
+        lines += [f"### {title}", ""]
+        designs = [d for d in DESIGNS if d in table]
+        lines.append("| predictor from five points | " + " | ".join(DESIGN_NAMES[d] for d in designs) + " |")
+        lines.append("|---|" + "---|" * len(designs))
+        for method in ORDER[:-1]:
+            cells = [triple(table[d][method]["mean"]) if method in table[d] else "" for d in designs]
+            if any(cells):
+                lines.append(f"| {NAMES[method]} | " + " | ".join(cells) + " |")
+        ceiling = table.get("all rows", {}).get(CEILING)
+        if ceiling:
+            lines.append(f"| {NAMES[CEILING]} | {triple(ceiling['mean'])} |" + " |" * (len(designs) - 1))
+        lines.append("")
+        if "metas" in table.get("random", {}):
+            lines += ["Gain of `metas` on identical draws: mean ± standard error over seeds (over sets).", ""]
+            lines += ["| against | " + " | ".join(DESIGN_NAMES[d] for d in designs) + " |"]
+            lines += ["|---|" + "---|" * len(designs)]
+            for method in ORDER[:-2]:
+                own = [_turned(table[d].get(method, {}).get("against_metas")) for d in designs]
+                if any(own):
+                    lines.append(f"| {NAMES[method]} | " + " | ".join(gain(block) for block in own) + " |")
+            lines.append("")
+            best = min(designs, key=lambda d: np.nanmean(np.array(table[d]["metas"]["mean"], dtype=float)))
+            lines += [f"Per set, {DESIGN_NAMES[best]}: mean of `metas`, then of the roofline.", ""]
+            lines += ["| set | `metas` | roofline |", "|---|---|---|"]
+            for name, own_mean in table[best]["metas"]["sets"].items():
+                lines.append(f"| {name} | {triple(own_mean)} | {triple(table[best]['roofline']['sets'][name])} |")
+            lines.append("")
+    return lines
+
+
+def _turned(block: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A rival's difference to `metas` as the gain of `metas`."""
+    return None if block is None else {**block, "gain": [-g if np.isfinite(g) else g for g in block["gain"]]}
+
+
+def gates_section(gates: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
+    simulators = gates.get("simulators")
+    if simulators:
+        lines += [
+            "### Simulators, against the noise-free truth",
+            "",
+            "Five measured configurations of 150, repeat noise of 2 % at most, six settings of backbone, length, batch "
+            "and width, ten draws. Training on made-up devices that follow the same equations makes this partly "
+            "circular. `oracle` knows the true shape of a device's costs and fits scale and shift of it to the same "
+            "five; all but one column are of points at FLOPs quantiles.",
+            "",
+            "| device | `metas` | roofline | log-affine | constant | oracle | `metas` by oracle "
+            "| `metas`, random points | in 80 % interval |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]  # fmt: skip
+        for device, found in simulators.items():
+            own = found["errors"]["quantiles"]
+            cells = [triple(own[m], 2) for m in ("metas", "roofline", "log_affine", "constant", "oracle")]
+            cells.append(triple(found["by_oracle"]["quantiles"], 2))
+            cells.append(triple(found["errors"]["random"]["metas"], 2))
+            cells.append(triple([100 * v for v in found["inside_80"]], 0))
+            lines.append(f"| {device} | " + " | ".join(cells) + " |")
+        lines += ["", "Learning curve, random points, mean over settings: `metas` (roofline).", ""]
+        points = list(next(iter(simulators.values()))["curve"])
+        lines += ["| device | " + " | ".join(points) + " |", "|---|" + "---|" * len(points)]
+        for device, found in simulators.items():
+            cells = []
+            for k in points:
+                by = found["curve"][k]
+                other = f" ({triple(by['roofline'])})" if "roofline" in by and k != "0" else ""
+                cells.append(triple(by["metas"]) + other)
+            lines.append(f"| {device} | " + " | ".join(cells) + " |")
+        lines.append("")
+    local = gates.get("local")
+    if local:
+        floor = local["noise_floor"]
+        lines += [
+            "### This computer, measured", "",
+            f"{local['records']} records of MiniLM. Half width of the interval around a median latency: "
+            f"{floor['median_known_to_pct']:.1f} % in the middle, {floor['p90_known_to_pct']:.1f} % at the 90th "
+            "percentile. Mean error of latency in percent.", "",
+            "| scope | clock | points | `metas` | roofline | constant |", "|---|---|---|---|---|---|",
+        ]  # fmt: skip
+        scopes = [scope for scope in local if "setting" in scope]
+        for scope in scopes:
+            for clock in ("cpu", "wall"):
+                for design, by in local[scope][clock].items():
+                    cells = " | ".join(f"{by[m]:.1f}" for m in ("metas", "roofline", "constant"))
+                    lines.append(f"| {scope} | {clock} | {DESIGN_NAMES[design]} | {cells} |")
+        best = "; ".join(f"{scope} {local[scope]['all_own_records_in_sample']:.1f} %" for scope in scopes)
+        lines += ["", f"The roofline's terms fitted to all own records, processor time, in sample: {best}."]
+        lines.append("")
+    return lines
+
+
+def main() -> None:
+    results = Results()
+    tables = {t: table_of(results, t) for t in ("protran", "hat_latency", "wilkins_llm", "mlenergy_llm")}
+    tables = {t: table for t, table in tables.items() if table}
+    (DOCS / "surrogate_public.json").write_text(json.dumps(rounded(tables), indent=1) + "\n")
+    lines = [
+        "# The surrogate, measured",
+        "",
+        "Five measurements on a device that nothing was learnt from; mean absolute percentage errors. Made by",
+        "`python benchmarks/surrogate/summarise.py` from the files it names.", "",
+        "## Public records", "",
+        "Each set of other hardware held out; 30 seeds; 60 % of a set's rows are candidates, five are chosen without "
+        "labels, all other rows are tested, none left out (`benchmarks/surrogate/protocol.py`). The networks of "
+        "`metas` learnt from simulated devices alone.",
+        "",
+        *public_section(tables),
+    ]  # fmt: skip
+    gates = DOCS / "surrogate_gates.json"
+    if gates.exists():
+        lines += ["## Gate configurations, clean passes", "", *gates_section(json.loads(gates.read_text()))]
+    speed = DOCS / "surrogate_speed.json"
+    if speed.exists():
+        found = json.loads(speed.read_text())
+        lines += [
+            "## Speed", "", "One thread of the machine that made these tables.", "", "| what | figure |", "|---|---|",
+            "| load the shipped file, calibrate, predict once (after imports) | "
+            f"{found['load_calibrate_and_predict_once_ms']:.0f} ms |",
+            f"| calibrate on five records | {found['calibration_ms']:.1f} ms |",
+            f"| predictions in batch | {found['predictions_per_s']:,.0f} per second |",
+            f"| price soft gates, with gradient | {found['price_with_gradient_ms']:.2f} ms, "
+            f"{found['share_of_step_pct']:.2f} % of a training step of {found['training_step_ms']:.0f} ms |",
+            f"| size of the shipped file | {found['file_bytes'] / 1e6:.2f} MB |", "",
+        ]  # fmt: skip
+    if CARD.exists():
+        card = json.loads(CARD.read_text())
+        lines += [
+            "## The shipped file", "",
+            f"`meta_surrogate_v1`: {card['networks']} networks of {card['parameters_each']:,} parameters, trained in "
+            f"{card['training_seconds'] / 60:.0f} minutes on one core, together, from {card['made_up_devices']:,} "
+            f"made-up devices; their share beside the roofline is {card['share_of_networks']:.2f}. "
+            "No device of the catalogue and no measurement had a part in it.", "",
+        ]  # fmt: skip
+    (ROOT / "docs" / "surrogate.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The predictor that ships: a handful of points in, an additive mixture out.
+
+Two opinions are averaged in log space: set transformers that correct the robust roofline of the points, and that
+roofline itself. Peak power is the networks' alone. All of it is one mixture, so that the average costs more whenever a
+count rises, and predicting costs no more than a few rooflines.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from metas_peft.surrogate.additive import AdditiveMixture, distance
+from metas_peft.surrogate.nonnegative import fit_nonnegative
+from metas_peft.surrogate.reading import Scales, read_points
+from metas_peft.surrogate.set_transformer import UNITS, SetTransformer, log_scale
+from metas_peft.surrogate.terms import Schema
+
+# 80 % of a Laplace distribution lie within this many mean absolute errors.
+LAPLACE_80 = float(np.log(5.0))
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """Ready to be fitted to any device.
+
+    Attributes:
+        schema: Of the terms.
+        scales: Of the log terms.
+        networks: Trained alike from different seeds.
+        share: Of the networks in energy and latency; the rest is the roofline's.
+        widths: Factors on the errors that the networks expect, per metric, such that 80 % intervals hold 80 %.
+    """
+
+    schema: Schema
+    scales: Scales
+    networks: tuple[SetTransformer, ...]
+    share: float = 0.5
+    widths: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def fit(self, terms: np.ndarray, logs: np.ndarray, centre: np.ndarray | None = None) -> "FewShotFit":
+        """Fit to one device.
+
+        Args:
+            terms: Counted terms of the points, shape (n, K).
+            logs: Log energy (J), latency (ms), peak power (W), all finite, shape (n, 3).
+            centre: Expected weights of the roofline's terms in energy and latency, of which only the proportions count,
+                shape (2, base terms); None for equal parts.
+        """
+        expected = None if centre is None else centre[None]
+        reading = read_points(self.schema, self.scales, terms[None], logs[None], expected)
+        with torch.no_grad():
+            said = [network(reading, self.schema) for network in self.networks]
+        mixtures = [_exactly(mixture, reading.scale[0]) for mixture, _ in said]
+        spread = torch.stack([s[0].double() for _, s in said]).mean(0)
+        return FewShotFit(self._average(mixtures, terms, logs, centre), spread, self.widths)
+
+    def _average(
+        self, mixtures: Sequence[AdditiveMixture], terms: np.ndarray, logs: np.ndarray, centre: np.ndarray | None
+    ) -> AdditiveMixture:
+        """Networks and roofline as the experts of one mixture."""
+        first, each, rest = mixtures[0], self.share / len(mixtures), 1 - self.share
+        level = logs[:, :UNITS].mean(0)
+        fitted = self._roofline(terms, np.exp(logs[:, :UNITS] - level), first.scale.numpy(), centre)
+        one = torch.ones(UNITS, 1, dtype=torch.float64)
+
+        def mean(name: str) -> torch.Tensor:
+            return torch.stack([getattr(m, name) for m in mixtures]).mean(0)
+
+        return AdditiveMixture(
+            schema=self.schema,
+            scale=first.scale,
+            weights=torch.cat([*(m.weights for m in mixtures), torch.from_numpy(fitted)[:, None]], 1),
+            mix=torch.cat([*(each * m.mix for m in mixtures), rest * one], 1),
+            bend=torch.cat([*(m.bend for m in mixtures), one], 1),
+            level=self.share * mean("level") + rest * torch.from_numpy(level),
+            power=mean("power"),
+            tilt=mean("tilt"),
+        )
+
+    def _roofline(
+        self, terms: np.ndarray, costs: np.ndarray, scale: np.ndarray, centre: np.ndarray | None
+    ) -> np.ndarray:
+        """Robust non-negative fits of energy and latency on the basis, shape (2, P)."""
+        to_base = self.schema.base_matrix()
+        # Each roofline term is of mean 1 over the points; `share` says what of it each column brings.
+        share = to_base * scale[:, None] / np.maximum(scale @ to_base, 1e-30)
+        rows = (terms / scale) @ share
+        expected = np.ones((UNITS, to_base.shape[1])) if centre is None else centre * (scale @ to_base)
+        out = np.zeros((UNITS, self.schema.basis_size))
+        for metric in range(UNITS):
+            fitted = fit_nonnegative(rows, costs[:, metric], self.schema.ridge, expected[metric])
+            out[metric, : len(to_base)] = share @ fitted
+        return out
+
+
+@dataclass(frozen=True)
+class FewShotFit:
+    """One device.
+
+    Attributes:
+        mixture: Its costs.
+        spread: What `log_scale` makes the size of errors of, shape (6,).
+        widths: See `FewShot`.
+    """
+
+    mixture: AdditiveMixture
+    spread: torch.Tensor
+    widths: tuple[float, float, float]
+
+    def log_costs(self, terms: torch.Tensor) -> torch.Tensor:
+        """Log energy (J), latency (ms), peak power (W) of passes (..., K), shape (..., 3)."""
+        flat = terms.reshape(-1, terms.shape[-1])
+        return self.mixture.log_costs(flat).reshape(*terms.shape[:-1], 3)
+
+    def log_half_width(self, terms: torch.Tensor) -> torch.Tensor:
+        """Half width of the 80 % interval of log costs, shape (..., 3)."""
+        schema = self.mixture.schema
+        far = distance(schema, terms / self.mixture.scale)[..., None]
+        widths = torch.tensor(self.widths, dtype=terms.dtype)
+        return LAPLACE_80 * widths * log_scale(self.spread.to(terms.dtype), far).exp()
+
+
+def _exactly(mixture: AdditiveMixture, scale: torch.Tensor) -> AdditiveMixture:
+    """The only one of a batch, in double precision and with the exact scale."""
+    parts = {n: getattr(mixture, n)[0].double() for n in ("weights", "mix", "bend", "level", "power", "tilt")}
+    return AdditiveMixture(schema=mixture.schema, scale=scale, **parts)
