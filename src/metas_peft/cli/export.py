@@ -92,7 +92,7 @@ def _show(result: Mapping[str, Any]) -> None:
             shown = f"{value / BYTES_PER_MB:.1f} MB"
         else:
             shown = f"{value:.3g}" if isinstance(value, float) else str(value)
-        typer.echo(f"{name.replace('_', ' '):14} {shown}")
+        typer.echo(f"{name.removesuffix('_bytes').replace('_', ' '):14} {shown}")
 
 
 def _network(folder: Path, chosen: "StoredMember", backbone: str | None) -> "tuple[Any, BackboneShape]":
