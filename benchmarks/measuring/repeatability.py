@@ -71,7 +71,7 @@ def agreement(store: Path, options: argparse.Namespace) -> dict[str, Any]:
         "load_average": [max(r.conditions.load_average or 0.0 for r in own) for own in (first, second)],
         "anchor_ms": [min(r.conditions.anchor_ms or 0.0 for r in own) for own in (first, second)],
         "anchor_ms_most": [max(r.conditions.anchor_ms or 0.0 for r in own) for own in (first, second)],
-        "median_known_to_pct": float(np.median([r.known_to_pct for r in records])),
+        "median_known_to_pct": float(np.median([_ratio_known_to_pct(r) for r in records])),
         "cut_short": sum("stopped at the time limit" in r.source for r in records),
         "invalid_trials": sum(r.n_invalid or 0 for r in records),
         "trials": sum(len(r.trials or ()) for r in records),
@@ -92,13 +92,19 @@ def agreement(store: Path, options: argparse.Namespace) -> dict[str, Any]:
                 "flops": one.paper.flops,
                 "latency_ms": [one.cost.latency_ms, two.cost.latency_ms],
                 "cpu_time_ms": [one.cpu_time_ms, two.cpu_time_ms],
-                "known_to_pct": [one.known_to_pct, two.known_to_pct],
+                "known_to_pct": [_ratio_known_to_pct(one), _ratio_known_to_pct(two)],
             }
         )
     result["noise_floor_pct"] = result["wall"]["rescaled"]["median"]
     result["target_pct"] = TARGET_PCT
     result["is_met"] = result["noise_floor_pct"] <= TARGET_PCT
     return result
+
+
+def _ratio_known_to_pct(record: ProfileRecord) -> float:
+    """Without the scale's part: rescaling by the anchor takes that away."""
+    scale_pct = record.conditions.scale_known_to_pct or 0.0
+    return float(np.sqrt(max(0.0, (record.known_to_pct or 0.0) ** 2 - scale_pct**2)))
 
 
 def _wall(records: Sequence[ProfileRecord]) -> np.ndarray:

@@ -467,7 +467,9 @@ def test_anchor_that_is_not_known_well_is_said_and_part_of_what_records_claim(mi
     scale, record = device(machine, rules).measure([anchor, other], Workload(), purpose=Purpose.POOL)
     assert "stopped at the time limit" in scale.source
     assert scale.known_to_pct > 2.0
-    assert record.known_to_pct >= scale.known_to_pct
+    assert scale.known_to_pct == scale.conditions.scale_known_to_pct
+    assert record.conditions.scale_known_to_pct == scale.known_to_pct
+    assert record.known_to_pct == pytest.approx(scale.known_to_pct, rel=1e-6), "the ratio is exact"
 
 
 def test_rest_that_changes_while_measuring_is_reported(minilm, caplog):

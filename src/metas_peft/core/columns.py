@@ -46,7 +46,7 @@ _WHOLES = (
 _NUMBERS = (
     "latency_ms", "energy_j", "energy_above_idle_j", "peak_power_w", "mean_power_w", "idle_power_w",
     "idle_power_after_w", "latency_std_ms", "cpu_time_ms", "sampling_period_ms", "known_to_pct", "energy_std_j",
-    "energy_known_to_pct", "anchor_energy_j", "scale_energy_j", "flops",
+    "energy_known_to_pct", "scale_known_to_pct", "anchor_energy_j", "scale_energy_j", "flops",
     "weight_bytes", "act_bytes", "kv_bytes", "n_ops", "kept_layers", "kept_heads", "kept_ranks", "kept_ffn",
     "temperature_before_c", "temperature_after_c", "clock_mhz", "load_average", "anchor_ms", "scale_ms",
     "meter_gap_pct",

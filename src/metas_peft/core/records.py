@@ -409,6 +409,8 @@ class Conditions:
         anchor_key: Configuration that ran along as a yardstick.
         anchor_ms: What the yardstick took meanwhile.
         scale_ms: What it took when it was first measured; latency is given on this scale.
+        scale_known_to_pct: Half width of the 95 % interval of the latter; part of what the record claims, and no matter
+            between records on one scale.
         anchor_energy_j: Energy that a meter read for the yardstick meanwhile.
         scale_energy_j: What it read first; energy is given on this scale.
         idle_power_after_w: Power at rest after the passes; `idle_power_w` of the record is the mean of both.
@@ -424,6 +426,7 @@ class Conditions:
     anchor_key: str = ""
     anchor_ms: float | None = None
     scale_ms: float | None = None
+    scale_known_to_pct: float | None = None
     anchor_energy_j: float | None = None
     scale_energy_j: float | None = None
     idle_power_after_w: float | None = None

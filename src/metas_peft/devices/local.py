@@ -189,6 +189,7 @@ class LocalDevice(Device):
             anchor_key=anchor.subnet.key,
             anchor_ms=timed.anchor_wall_s * MS_PER_S,
             scale_ms=yardstick.wall_s * MS_PER_S,
+            scale_known_to_pct=100.0 * yardstick.known_to,
             anchor_energy_j=power.anchor_j,
             scale_energy_j=None if power.scale is None else power.scale.energy_j,
         )
