@@ -9,8 +9,9 @@ from metas_peft.devices import LocalDevice, Purpose, Specimen, TimingRules, open
 from metas_peft.devices.conditions import ConditionProbe, State
 from metas_peft.devices.host import Host
 from metas_peft.devices.meters.base import EnergyCounter, PowerSampler
-from metas_peft.devices.power import MeteredPower, UtilisationModel
+from metas_peft.devices.power import MeteredPower
 from metas_peft.devices.protocol import Clock
+from metas_peft.devices.utilisation import UtilisationModel
 
 HOST = Host("Test CPU", 4, 2.0, 10.0, "a test")
 SPEC = DeviceSpec("local", "Test CPU", "cpu", "pytorch_cpu", None, None, 2.0, 10.0, threads=1)

@@ -14,9 +14,10 @@ from metas_peft.devices.loading import catalogue, load_entry
 from metas_peft.devices.local import LOCAL, LocalDevice
 from metas_peft.devices.meters import METERS, Meter, check_options, find_meter, open_first
 from metas_peft.devices.meters.registry import CPU, CUDA, ONNX, ROCM
-from metas_peft.devices.power import MeteredPower, PowerSource, UtilisationModel
+from metas_peft.devices.power import MeteredPower, PowerSource
 from metas_peft.devices.protocol import TimingRules
 from metas_peft.devices.simulated import SimulatedDevice
+from metas_peft.devices.utilisation import UtilisationModel
 
 logger = logging.getLogger(__name__)
 
