@@ -373,6 +373,32 @@ def test_identical_models_have_one_energy_when_a_neighbour_starts_and_the_record
     assert all("left out because the anchor's energy moved" in r.source for r in records)
 
 
+def test_peak_is_the_highest_of_all_windows_and_no_less_than_the_mean(minilm):
+    """One window in five sees 25 W for a moment."""
+    machine = Machine()
+
+    class Spiky(FakeSampler):
+        def read_w(self):
+            return 25.0 if 3.4 < machine.now_s < 3.5 else 11.9
+
+    local = device(machine, power=metered(machine, Spiky(machine)))
+    (first, second) = local.measure(
+        [machine.model(minilm(12, 12), 2.0), machine.model(minilm(6, 6), 2.0)], Workload(), purpose=Purpose.POOL
+    )
+    assert sorted(r.cost.peak_power_w for r in (first, second)) == pytest.approx([12.0, 25.0])
+    assert [first.mean_power_w, second.mean_power_w] == pytest.approx([12.0, 12.0])
+
+
+def test_windows_in_which_passes_are_slower_than_when_timed_are_said(minilm):
+    """A board that throttles under the long load of the windows: 10 ms when timed, 13 ms in them."""
+    machine = Machine(lambda now_s: 1.3 if now_s > 1.2 else 1.0)
+    local = device(machine, power=metered(machine))
+    (record,) = local.measure([machine.model(minilm(12, 12), 10.0)], Workload(), purpose=Purpose.POOL)
+    assert record.cost.latency_ms == pytest.approx(10.0)
+    assert record.cost.energy_j == pytest.approx(0.156, rel=0.01)
+    assert "the windows read 12 W, energy by latency is 15.6 W" in record.source
+
+
 def test_restless_anchor_is_no_scale_for_later_flights(minilm):
     machine = Neighbour(from_s=4.0)
     local, specimens = metered_flight(machine, [10.0, 5.0, 5.0], minilm)

@@ -33,7 +33,7 @@ Busy = Callable[[int, float], tuple[MeterReading, int]]
 LONGEST_WINDOW_S = 30.0
 DITHER = 0.1  # of the length of a window
 ANCHOR_STEP = 0.2
-WORTHLESS = 0.1
+WORTHLESS = 0.25
 STANDARD_TO_95 = 2.0  # from a standard uncertainty to the half width of the 95 % interval
 
 

@@ -9,7 +9,7 @@ the only place that says `measured`; `UtilisationModel` never sees a meter and a
 
 Energy and latency of a record are both on the anchor's scale, and its mean power is the one by the other; where the
 windows themselves read another mean, passes took another time in them than when they were timed, and the record says
-so. The peak is the highest of all windows as it was read.
+so. The peak is the highest of all windows, and no less than the mean unless the two contradict each other.
 """
 
 import logging
@@ -185,12 +185,15 @@ class MeteredPower(PowerSource):
         readings = [take.reading for take in energy.takes]
         seconds = pass_time.latency_ms * S_PER_MS
         mean_w = energy.energy_j / seconds
-        peaks = [r.peak_power_w for r in readings if r.peak_power_w is not None]
+        peak_w = max((r.peak_power_w for r in readings if r.peak_power_w is not None), default=None)
+        contradiction = _contradiction(mean_w, readings)
+        if peak_w is not None and not contradiction:
+            peak_w = max(peak_w, mean_w)
         gaps = [r.gap_pct for r in readings if r.gap_pct is not None]
         return PowerFigures(
             energy_j=energy.energy_j,
             mean_power_w=mean_w,
-            peak_power_w=max(peaks, default=None),
+            peak_power_w=peak_w,
             idle_power_w=self._idle_w,
             energy_above_idle_j=None if self._idle_w is None else energy.energy_j - self._idle_w * seconds,
             sampling_period_ms=readings[-1].sampling_period_ms,
@@ -199,7 +202,7 @@ class MeteredPower(PowerSource):
             known_to=energy.known_to,
             n_windows=len(readings) - energy.left_out,
             meter_gap_pct=float(np.median(gaps)) if gaps else None,
-            note=_note(energy, max(r.duration_s for r in readings)) + _contradiction(mean_w, readings),
+            note=_note(energy, max(r.duration_s for r in readings)) + contradiction,
             problem=energy.problem,
         )
 
