@@ -1,5 +1,6 @@
 """`metas run`: one experiment, or one per combination of swept values."""
 
+import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -40,6 +41,12 @@ def run(
         Literal["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"] | None,
         typer.Option("--info", "-i", help="Print how Hydra composes the configuration and leave."),
     ] = None,
+    launcher: Annotated[
+        Literal["ray"] | None, typer.Option("--launcher", help="With --multirun: where the jobs run (docs/scaling.md).")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="With --launcher ray on this computer: jobs at once.")
+    ] = 2,
     config_dir: Annotated[
         str | None, typer.Option("--config-dir", metavar="DIR", help="Folder with further Hydra groups (launchers).")
     ] = None,
@@ -52,9 +59,15 @@ def run(
 
     if multirun and (cfg or info):
         raise UsageError("--multirun runs jobs, --cfg and --info only show one; leave out the one or the other.")
+    _refuse_many_processes()
+    if launcher and not multirun:
+        raise UsageError("--launcher is for the jobs of a sweep; add --multirun, as in -m training.seed=0,1,2.")
     flags = Flags(multirun, cfg, resolve, package, info, config_dir)
     try:
-        folders = launch(run, overrides or [], flags, _job)
+        if launcher:
+            folders = _on_cluster(run, overrides or [], workers)
+        else:
+            folders = launch(run, overrides or [], flags, _job)
     except KeyboardInterrupt:
         say("Interrupted. The same command goes on where it stopped.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -71,6 +84,32 @@ def run(
         return
     for (folder, config), result in zip(folders, results, strict=True):
         show_results(folder, result, config.evaluation)
+
+
+def _refuse_many_processes() -> None:
+    """Processes that a launcher starts side by side would all write into one folder."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise UsageError(
+            f"A run is one process, but this is one of {processes} (WORLD_SIZE). Start it with --num_processes 1; seeds "
+            "and searches are what is spread (docs/scaling.md)."
+        )
+
+
+def _on_cluster(run: str, overrides: list[str], workers: int) -> "list[tuple[Path, RunConfig]]":
+    """Every job of a sweep on a Ray cluster."""
+    from metas_peft.cli.cluster import absolute, on_ray
+    from metas_peft.conf.compose import jobs
+
+    file, _ = absolute(run, "")
+    return on_ray(_remote_job, [(file, job) for job in jobs(run, overrides)], workers=workers)
+
+
+def _remote_job(run: str, overrides: list[str]) -> "tuple[Path, RunConfig]":
+    from metas_peft.conf.compose import Flags, launch
+
+    (done,) = launch(run, overrides, Flags(), _job)
+    return done
 
 
 def _job(config: "RunConfig", folder: Path) -> "tuple[Path, RunConfig]":

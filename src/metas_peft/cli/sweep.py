@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -28,25 +28,39 @@ def sweep(
         str | None,
         typer.Option("--storage", metavar="URL", help="postgresql://... or mysql://...; else a journal file."),
     ] = None,
+    launcher: Annotated[
+        Literal["ray"] | None, typer.Option("--launcher", help="Where workers run (docs/scaling.md); else here.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="With --launcher: how many.")] = 2,
     json_target: JsonOption = None,
 ) -> None:
     """Search over the keys that the run file names. Start it again, here or elsewhere, for further workers.
 
     A study goes on where it stopped; trials of a worker that died are run again.
     """
+    from metas_peft.cli.cluster import absolute, on_ray
     from metas_peft.conf import values
     from metas_peft.conf.compose import load
+    from metas_peft.conf.overrides import as_text
     from metas_peft.core.files import write_json
 
-    options = {"optuna.n_trials": trials, "optuna.storage": storage}
-    config = values.replace(load(run, overrides or []), {k: v for k, v in options.items() if v is not None})
+    given = {"optuna.n_trials": trials, "optuna.storage": storage}
+    options = {path: value for path, value in given.items() if value is not None}
+    config = values.replace(load(run, overrides or []), options)
     log_to_stderr()
     from metas_peft.search import Worker, open_search, summarise, write_best
     from metas_peft.search.summary import SUMMARY
 
+    file, folder = absolute(run, config.output_dir)
+    if launcher:
+        config = values.replace(config, {"output_dir": folder})
     search = open_search(config)
     try:
-        Worker(search, _evaluate).run()
+        if launcher:
+            told = [*(overrides or []), f"output_dir={as_text(folder)}"]
+            on_ray(_remote_worker, [(file, told, options)] * workers, workers=workers)
+        else:
+            Worker(search, _evaluate).run()
     except KeyboardInterrupt:
         say("Interrupted. The same command goes on where it stopped.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -58,6 +72,16 @@ def sweep(
     show(summary)
     if best is not None:
         typer.echo(f"The best trial on the evaluation examples: metas run {best}")
+
+
+def _remote_worker(run: str, overrides: list[str], options: Mapping[str, Any]) -> int:
+    """A worker on a node; gives how many trials it finished."""
+    from metas_peft.conf import values
+    from metas_peft.conf.compose import load
+    from metas_peft.search import Worker, open_search
+
+    log_to_stderr()
+    return Worker(open_search(values.replace(load(run, overrides), options)), _evaluate).run()
 
 
 def _evaluate(config: "RunConfig", folder: Path) -> Mapping[str, float | None]:

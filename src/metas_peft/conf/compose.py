@@ -5,6 +5,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -26,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from metas_peft.conf import values
 from metas_peft.conf.methods import METHODS, obstacle
 from metas_peft.conf.notices import check_devices
-from metas_peft.conf.overrides import Override, paths_of, translate
+from metas_peft.conf.overrides import Override, as_text, paths_of, translate
 from metas_peft.conf.runfile import RunFile, read_run
 from metas_peft.conf.schema import RunConfig
 from metas_peft.core.errors import OutputError, UsageError
@@ -146,6 +147,36 @@ def launch(run: str, overrides: Sequence[str], flags: Flags, job: Callable[[RunC
     if failures:
         raise failures[0]
     return outcomes
+
+
+def jobs(run: str, overrides: Sequence[str]) -> list[list[str]]:
+    """Overrides of each job of a sweep, for launchers of our own; folders are those that `launch` would use.
+
+    Args:
+        run: Path of a run file or name of a packaged one.
+        overrides: `key=value` in Hydra's grammar; some stand for several values.
+
+    Raises:
+        UsageError, UnknownNameError: As `load`.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    file, parser = read_run(run), OverridesParser.create()
+    translated = translate(overrides)
+    config = _dry(file, translated, Flags())
+    choices = [
+        [f"{o.path}={v}" for v in parser.parse_override(o.text).sweep_string_iterator()] if o.sweeps else [o.text]
+        for o in translated
+    ]
+    folder = str(Path(config.output_dir).expanduser().resolve() / f"{config.run_id}.multirun")
+    found = []
+    for chosen in itertools.product(*choices):
+        told = [text.lstrip("+") for text in chosen]
+        differing = [t for t, o in zip(told, translated, strict=True) if o.sweeps]
+        named = [t for t in told if not t.startswith(("output_dir=", "run_id="))]
+        name = f"{config.run_id}-{_differences(differing or named)}"
+        found.append([*named, f"run_id={as_text(name)}", f"output_dir={as_text(folder)}"])
+    return found
 
 
 def _dry(file: RunFile, translated: Sequence[Override], flags: Flags) -> RunConfig:

@@ -1,0 +1,111 @@
+"""Seeds and searches on a local cluster of two workers."""
+
+import json
+
+import pytest
+
+from metas_peft.cli import main
+from metas_peft.conf.compose import jobs, load
+from metas_peft.core.errors import UsageError
+
+SMALL = """
+run_id: small
+method: static-lora
+device: pixel-8
+model: {name: minilm, precision: float32}
+dataset: {name: builtin, train_limit: 40, evaluation_limit: 20, max_length: 16}
+training: {num_epochs: 1}
+evaluation: {primary_metric: accuracy, baselines: []}
+optuna:
+  n_trials: 3
+  search_space:
+    lr: {type: loguniform, low: 1e-4, high: 1e-2}
+"""
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    """Folder with a tiny BERT."""
+    from metas_peft.tasks import load_task
+    from metas_peft.testing.tiny import save_tiny_backbone
+
+    return save_tiny_backbone(tmp_path_factory.mktemp("backbone"), load_task("builtin").train.texts,
+                              max_position_embeddings=64)  # fmt: skip
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Ray, where it is installed and this computer lets it start."""
+    try:
+        import ray  # noqa: F401
+    except Exception as error:
+        pytest.skip(f"Ray cannot be imported here ({type(error).__name__}: {error})")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def test_jobs_of_a_sweep_have_the_folders_that_hydra_gives_them(run_file, tmp_path):
+    found = jobs(run_file, ["training.seed=0,1", "model.peft.r=2,4", f"output_dir={tmp_path}", "training.lr=0.01"])
+    assert len(found) == 4
+    configs = [load(run_file, job) for job in found]
+    assert {(c.training.seed, c.model.peft.r) for c in configs} == {(0, 2), (0, 4), (1, 2), (1, 4)}
+    assert {c.output_dir for c in configs} == {str(tmp_path / "small.multirun")}
+    assert configs[0].run_id == "small-model.peft.r=2+training.seed=0"
+    assert all(c.training.learning_rate == 0.01 for c in configs)
+    assert len({c.run_id for c in configs}) == 4
+
+
+def test_launcher_without_a_sweep_is_refused(run_file, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["run", run_file, "--launcher", "ray"])
+    assert left.value.code == 2
+    assert "--multirun" in capsys.readouterr().err
+
+
+def test_run_as_one_of_several_processes_is_refused(run_file, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(SystemExit) as left:
+        main(["run", run_file])
+    assert left.value.code == 2
+    assert "one of 4" in capsys.readouterr().err
+
+
+def test_launcher_without_ray_is_refused(run_file, tmp_path, monkeypatch):
+    from metas_peft.cli.cluster import on_ray
+
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(UsageError, match=r"metas-peft\[cluster\]"):
+        on_ray(len, [("a",)], workers=1)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_seeds_run_on_two_workers(run_file, tmp_path, backbone):
+    told = [f"output_dir={tmp_path}", f"model.name={backbone}", "training.seed=0,1"]
+    main_exits(["run", run_file, "-m", *told, "--launcher", "ray", "--json", str(tmp_path / "all.json")])
+    results = json.loads((tmp_path / "all.json").read_text())
+    assert [r["seeds"] for r in results] == [[0], [1]]
+    assert len(list((tmp_path / "small.multirun").glob("*/results.json"))) == 2
+
+
+@pytest.mark.usefixtures("cluster")
+def test_search_runs_on_two_workers(run_file, tmp_path, backbone):
+    told = [f"output_dir={tmp_path}", f"model.name={backbone}"]
+    main_exits(["sweep", run_file, *told, "--launcher", "ray", "--json", str(tmp_path / "sweep.json")])
+    summary = json.loads((tmp_path / "sweep.json").read_text())
+    assert summary["states"]["complete"] == 3
+    assert sorted(t["number"] for t in summary["trials"]) == [0, 1, 2]
+
+
+def main_exits(arguments):
+    """Run a command that ends well."""
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code in (0, None)
