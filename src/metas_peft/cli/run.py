@@ -91,8 +91,8 @@ def _refuse_many_processes() -> None:
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes != "1":
         raise UsageError(
-            f"A run is one process, but this is one of {processes} (WORLD_SIZE). Start it with --num_processes 1; seeds "
-            "and searches are what is spread (docs/scaling.md)."
+            f"A run is one process, but this is one of {processes} (WORLD_SIZE). Start it with --num_processes 1; "
+            "seeds and searches are what is spread (docs/scaling.md)."
         )
 
 
