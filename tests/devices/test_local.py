@@ -612,7 +612,7 @@ def test_real_clock_times_a_sleepless_loop(minilm):
         dataclasses.replace(minilm(12, 12), open=spin(40_000)),
         dataclasses.replace(minilm(6, 6), open=spin(20_000)),
     ]
-    local = open_device("local", power="modelled", rules=TimingRules(trial_s=0.005, seconds_per_subject=1.0))
+    local = open_device("local", power="modelled", rules=TimingRules(trial_s=0.02, seconds_per_subject=1.0))
     whole, half = local.measure(specimens, Workload(), purpose=Purpose.EVALUATION)
     assert whole.cost.latency_ms / half.cost.latency_ms == pytest.approx(2.0, rel=0.3)
     assert whole.cost.energy_j > half.cost.energy_j

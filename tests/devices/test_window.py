@@ -5,6 +5,7 @@ import time
 import pytest
 
 from metas_peft.core.errors import MeasurementError, MeterUnavailableError
+from metas_peft.devices.meters import window
 from metas_peft.devices.meters.base import CounterPower, EnergyCounter, PowerSampler
 from metas_peft.devices.meters.window import Window, poll_period_s
 
@@ -111,6 +112,19 @@ def test_window_without_time_is_refused():
         Window(BenchCounter(bench), clock_s=bench.clock_s, background=False),
     ):
         pass
+
+
+def test_computer_that_sleeps_in_a_window_is_refused(monkeypatch):
+    """Its monotonic clock stands still, the meter may not."""
+    bench, slept_s = Bench(), iter([100.0, 102.5])
+    monkeypatch.setattr(window, "suspended_s", lambda: next(slept_s))
+    with pytest.raises(MeasurementError, match="slept for 2.5 s"):
+        measure(bench, BenchCounter(bench))
+
+
+def test_sleep_of_this_computer_does_not_grow_while_it_is_awake():
+    assert abs(window.suspended_s() - window.suspended_s()) < 0.01
+    assert window.suspended_s() >= -0.001
 
 
 def test_window_needs_a_meter():

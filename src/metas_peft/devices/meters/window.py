@@ -12,6 +12,7 @@ so that samples that fall in step with them are noticed. What the polls mean is 
 
 import dataclasses
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +32,17 @@ FASTEST_POLL_S = 0.005
 POLLS_PER_SAMPLE = 4  # looks at whether a sample is due, so that it is at most a quarter of its period late
 FAST_COUNTER_S = 0.02  # a counter that moves more often than this has stepped at every poll anyway
 FEWEST_FOR_CHECK = 5
+LONGEST_SLEEP_S = 0.05
+
+
+def suspended_s() -> float:
+    """How long this computer has slept since it was started, in s; 0 where it does not tell.
+
+    The monotonic clock stands still meanwhile, but meters may go on or start again.
+    """
+    if sys.platform != "linux":
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 class Window:
@@ -78,6 +90,7 @@ class Window:
             self._sampler.read_w()  # the first value of a counter's power has no past
             self._next_sample_s = self._clock_s() + self._sampler.update_period_s
         self.poll()
+        self._slept_s = suspended_s()
         self._start_s = self._clock_s()
         if self._background:
             self._thread = threading.Thread(target=self._keep_polling, daemon=True)
@@ -130,6 +143,9 @@ class Window:
                 return
 
     def _evaluated(self, end_s: float) -> MeterReading:
+        slept_s = suspended_s() - self._slept_s
+        if slept_s > LONGEST_SLEEP_S:
+            raise MeasurementError(f"The computer slept for {slept_s:.1f} s while the meter was read. Measure again.")
         if end_s <= self._start_s:
             raise MeasurementError("The clock did not advance while the meter was read. Measure again.")
         times_s = np.array([t for t, _ in self._samples])
