@@ -1,17 +1,14 @@
 """The bench compares like with like, and invents nothing."""
 
 import dataclasses
-import time
 
 import pytest
 
 from metas_peft.core.errors import ExportError, UsageError
-from metas_peft.core.records import DeviceSpec, Workload
+from metas_peft.core.records import Cost, DeviceSpec, Origin, Workload
 from metas_peft.costs import Counts, paper_cost
-from metas_peft.devices import TimingRules
-from metas_peft.devices.local import LocalDevice
-from metas_peft.devices.meters.base import EnergyCounter
-from metas_peft.devices.power import MeteredPower
+from metas_peft.devices import Device, TimingRules
+from metas_peft.devices.base import make_record, stacked_papers
 from metas_peft.export import backends
 from metas_peft.export.backends import BACKENDS, prepare, usual_backends
 from metas_peft.export.bench import Bench
@@ -32,6 +29,8 @@ def test_rows_are_the_dense_model_and_every_member(table, front):
     first = table.rows[0]
     assert (first.flops_fraction, first.speed_up, first.speed_by_size) == (1.0, 1.0, 1.0)
     assert table.noise_pct >= 0
+    assert first.known_to_pct == 0.0
+    assert all(row.known_to_pct > 0 for row in table.rows[1:])
 
 
 def test_figures_of_a_row_agree_with_one_another(table):
@@ -60,13 +59,18 @@ def test_energy_without_a_meter_is_none(table):
     assert {row.energy_j for row in table.rows} == {None}
 
 
-class Board(EnergyCounter):
-    """Something that draws 10 W all the time."""
+class Board(Device):
+    """A computer with a meter: every pass takes 4 ms and 2 J."""
 
-    name, boundary, update_period_s = "board", "test bench", 0.001
-
-    def read_j(self):
-        return {"board": 10.0 * time.perf_counter()}
+    def _measure(self, specimens, workload, purpose, seed):
+        for specimen in specimens:
+            specimen.open(workload)()
+        cost, origin = Cost(2.0, 4.0, None), Cost(Origin.MEASURED, Origin.MEASURED, None)
+        papers = stacked_papers(specimens, workload)
+        return [
+            make_record(self.spec, specimen, workload, paper, cost, origin, meter="board")
+            for specimen, paper in zip(specimens, papers, strict=True)
+        ]
 
 
 def test_energy_of_a_meter_is_shown(front, monkeypatch):
@@ -75,15 +79,13 @@ def test_energy_of_a_meter_is_shown(front, monkeypatch):
     opened = []
 
     def open_board(name, *, power, runtime, threads, rules):
-        opened.append(power)
-        spec = DeviceSpec("local", "x", "cpu", runtime, None, None, None, None, threads)
-        return LocalDevice(spec, MeteredPower(Board(), None, cool_down_s=0.05, background=False), rules=rules)
+        opened.append((name, power, runtime, threads))
+        return Board(DeviceSpec("local", "x", "cpu", runtime, None, None, None, None, threads), meters=("board",))
 
     monkeypatch.setattr(bench, "open_device", open_board)
     table = Bench([find_member(front(), "30 %")], dense_of(front()), rules=RULES).run("torch", WORKLOAD)
-    assert (table.meter, opened) == ("board (test bench)", ["meter"])
-    for row in table.rows:
-        assert row.energy_j == pytest.approx(0.01 * row.latency_ms, rel=0.5)
+    assert (table.meter, opened) == ("board", [("local", "meter", "pytorch_cpu", 1)])
+    assert [(row.energy_j, row.speed_up) for row in table.rows] == [(2.0, 1.0), (2.0, 1.0)]
 
 
 def test_member_of_another_backbone_is_refused(front):

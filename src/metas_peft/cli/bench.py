@@ -59,9 +59,9 @@ def _show(table: "BenchTable") -> None:
             row.member,
             f"{row.flops_fraction:.0%}",
             f"{row.size_bytes / BYTES_PER_MB:.1f}",
-            f"{row.latency_ms:.2f}" + ("" if row.known_to_pct is None else f" ±{row.known_to_pct:.1f}%"),
+            f"{row.latency_ms:.2f}",
             f"{row.sequences_per_s:.1f}",
-            f"{row.speed_up:.2f}",
+            f"{row.speed_up:.2f} ±{row.known_to_pct:.1f}%",
             f"{row.speed_by_size:.2f}",
             "no meter" if row.energy_j is None else f"{row.energy_j:.3g}",
         ]

@@ -6,6 +6,7 @@ only ever compared with the dense model in int8.
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,9 +39,9 @@ class BenchRow:
         flops_fraction: Its FLOPs over the dense model's.
         size_bytes: Bytes of its weights in this backend.
         latency_ms: Median time of a pass.
-        known_to_pct: Half width of the interval around the median.
         sequences_per_s: Throughput.
         speed_up: Dense latency over its own.
+        known_to_pct: Half width of the interval around the speed-up, in percent of it.
         speed_by_size: Speed-up times fraction of FLOPs: 1 where speed follows size exactly.
         energy_j: Energy of a pass as a meter read it; None without a meter.
     """
@@ -50,9 +51,9 @@ class BenchRow:
     flops_fraction: float
     size_bytes: int
     latency_ms: float
-    known_to_pct: float | None
     sequences_per_s: float
     speed_up: float
+    known_to_pct: float
     speed_by_size: float
     energy_j: float | None
 
@@ -197,12 +198,18 @@ class Bench:
             flops_fraction=fraction,
             size_bytes=size,
             latency_ms=latency,
-            known_to_pct=record.known_to_pct,
             sequences_per_s=work.batch_size * MS_PER_S / latency,
             speed_up=speed_up,
+            known_to_pct=_own_part(record),
             speed_by_size=speed_up * fraction,
             energy_j=record.cost.energy_j if record.origin.energy_j is Origin.MEASURED else None,
         )
+
+
+def _own_part(record: ProfileRecord) -> float:
+    """What is not known of a time besides the scale it is given on, in percent."""
+    whole, scale = record.known_to_pct or 0.0, record.conditions.scale_known_to_pct or 0.0
+    return math.sqrt(max(0.0, whole**2 - scale**2))
 
 
 def _latency_ms(record: ProfileRecord) -> float:
