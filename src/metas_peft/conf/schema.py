@@ -356,11 +356,11 @@ class RunConfig:
     given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
 
     @property
-    def target(self) -> str:
-    @property
     def run_folder(self) -> Path:
         """The run's folder."""
         return Path(self.output_dir) / self.run_id
 
+    @property
+    def target(self) -> str:
         """Name of the target device, as the user spelled it."""
         return self.device or self.hardware_profiling.target_device or DEFAULT_TARGET
