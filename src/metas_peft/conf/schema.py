@@ -90,11 +90,17 @@ class ModelConfig:
 class DatasetConfig:
     """The task and its data."""
 
-    name: str = key("sst2", "Task: `sst2`, or `builtin` for the generated corpus.")
+    name: str = key(
+        "sst2",
+        "Task: `sst2`, `cola`, `imdb`, or `builtin` for the generated corpus; for texts and labels of your own any "
+        "name with `path` or `source`, or `OWNER/NAME` on the hub.",
+    )
     source: str | None = key(
         None, "Where to look: `huggingface:OWNER/NAME`, `builtin`, or nothing for path, hub and built-in in this order."
     )
     path: str | None = key(None, "Local folder or file that holds the data.")
+    text_column: str | None = key(None, "Column of the texts; default: `text` or `sentence`.")
+    label_column: str | None = key(None, "Column of the labels, numbers or names; default: `label`.")
     max_length: int = key(128, "Longest sequence in tokens; longer ones are cut.", at_least=2)
     padding: Literal["longest", "max_length"] = key(
         "longest", "Pad to the longest sequence of a batch, or always to `max_length`."
@@ -337,8 +343,6 @@ class RunConfig:
     retarget: tuple[str, ...] = key((), "Further devices to calibrate and measure the finished front on; no training.")
     threads: int | None = key(None, "Processor threads of torch; default: 1 on machines with few cores.", at_least=1)
     output_dir: str = key("outputs", "Folder of run folders.")
-    model: ModelConfig = section(ModelConfig, "Backbone, adapters, gates.")
-    dataset: DatasetConfig = section(DatasetConfig, "Task and data.")
     report_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = key(
         (),
         "Trackers that follow the training, through the Trainer's integrations; their packages must be installed. "
@@ -346,6 +350,8 @@ class RunConfig:
     )
     training: TrainingConfig = section(TrainingConfig, "Fine-tuning.")
     budgets: BudgetsConfig = section(BudgetsConfig, "Limits on the target.")
+    model: ModelConfig = section(ModelConfig, "Backbone, adapters, gates.")
+    dataset: DatasetConfig = section(DatasetConfig, "Task and data.")
     surrogate: SurrogateConfig = section(SurrogateConfig, "Predictor of costs.")
     hardware_profiling: ProfilingConfig = section(ProfilingConfig, "Measuring on the target.")
     objective_weights: ObjectiveConfig = section(ObjectiveConfig, "Weights of the three costs.")

@@ -23,7 +23,7 @@ from metas_peft.core.errors import CheckpointError, RunFileError, UsageError
 from metas_peft.core.files import replacing
 from metas_peft.core.records import BackboneShape, Cost, Subnet, Workload
 from metas_peft.experiment.stages import digest
-from metas_peft.tasks import TASKS, TaskData, TextExamples, load_task
+from metas_peft.tasks import DatasetRequest, TaskData, TextExamples, open_task
 from metas_peft.tasks.splits import for_choosing
 from metas_peft.tuning.context import GateSettings, Schedule
 from metas_peft.tuning.data import Collator, EncodedTexts
@@ -104,15 +104,20 @@ class Workbench:
         """
         data, model = config.dataset, config.model
         locate_backbone(model.name, model.weights)  # before a data set is read in vain
-        task = load_task(
-            data.name, path=data.path, source=data.source, train_limit=data.train_limit,
-            evaluation_limit=data.evaluation_limit, seed=config.training.seed,
+        opened = open_task(
+            data.name, path=data.path, source=data.source, text_column=data.text_column, label_column=data.label_column
+        )
+        task = opened.load(
+            DatasetRequest(
+                None if data.path is None else Path(data.path), data.source, data.train_limit, data.evaluation_limit,
+                config.training.seed,
+            )
         )  # fmt: skip
         loaded = load_backbone(
             model.name, n_labels=len(task.label_names), weights=model.weights, seed=config.training.seed,
             texts=task.train.texts,
         )  # fmt: skip
-        return cls.assemble(config, task, TASKS[data.name].score, loaded)
+        return cls.assemble(config, task, opened.score, loaded)
 
     @classmethod
     def assemble(cls, config: RunConfig, task: TaskData, score: Score, loaded: LoadedBackbone) -> "Workbench":

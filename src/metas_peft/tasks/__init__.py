@@ -7,6 +7,7 @@ from metas_peft.tasks.base import TASKS, DatasetRequest, Task, TaskData, TextExa
 from metas_peft.tasks.builtin import BUILTIN
 from metas_peft.tasks.cola import COLA
 from metas_peft.tasks.imdb import IMDB
+from metas_peft.tasks.own import OwnTexts, open_task
 from metas_peft.tasks.sst2 import SST2
 from metas_peft.tasks.unigram import UnigramModel
 
@@ -15,4 +16,7 @@ register(COLA, "nyu-mll/cola", "glue/cola")
 register(IMDB, "stanfordnlp/imdb")
 register(BUILTIN, "built-in", "synthetic")
 
-__all__ = ["TASKS", "DatasetRequest", "Task", "TaskData", "TextExamples", "UnigramModel", "load_task", "register"]
+__all__ = [
+    "TASKS", "DatasetRequest", "OwnTexts", "Task", "TaskData", "TextExamples", "UnigramModel", "load_task", "open_task",
+    "register",
+]  # fmt: skip
