@@ -98,7 +98,7 @@ def derive(a: dict[str, float]) -> dict[str, float]:
         "journal_mb": a["trials"] * (a["journal_bytes_per_trial"] + beats * a["journal_bytes_per_beat"]) / 1e6,
         "storage_writes_per_second": a["gpus"] / a["heartbeat_s"],
         "kept_gb": (a["trials"] * a["retained_bytes_per_trial"] + a["best_bytes"]) / 1e9,
-        "target_measurements": 5.0,
+        "target_measurements": a["trials"] * (config.surrogate.calibration_samples + a["members"] + 1),
     }
 
 

@@ -75,7 +75,7 @@ class Search:
         """The run of a trial.
 
         It is judged on the examples that choices are made on, without rivals unless they were asked for, and shares
-        the meta-trained surrogate and the target's measurements with the other trials.
+        the meta-trained surrogate and the samples of a cost model on the target with the other trials.
         """
         config, shared = self.config, {}
         if config.surrogate.checkpoint_path is None:
