@@ -11,13 +11,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from metas_peft.core.files import write_json
+from metas_peft.core.files import read_json, write_json
 from metas_peft.core.records import ProfileRecord, Workload
 from metas_peft.core.store import RecordStore
 from metas_peft.devices import TimingRules, open_device
@@ -40,8 +41,11 @@ def measure(store: Path, number: int, options: argparse.Namespace) -> None:
     subnets = draw_configurations(models.shape, options.count, seed=0)
     specimens = [models.specimen(subnet) for subnet in subnets]
     # One call, so that a round is one run of the protocol and its records one part file.
-    profile(device, specimens, workload(options), RecordStore(store), seed=number, label=f"round {number}",
-            group=len(specimens))  # fmt: skip
+    started = time.monotonic()
+    done = profile(device, specimens, workload(options), RecordStore(store), seed=number, label=f"round {number}",
+                   group=len(specimens))  # fmt: skip
+    if done.measured:
+        write_json(store / f"round-{number}.json", {"seconds": time.monotonic() - started})
 
 
 def workload(options: argparse.Namespace) -> Workload:
@@ -68,6 +72,7 @@ def agreement(store: Path, options: argparse.Namespace) -> dict[str, Any]:
         "configurations": len(keys),
         "threads": options.threads,
         "seconds_per_configuration": options.seconds,
+        "round_seconds": [round(read_json(store / f"round-{n}.json")["seconds"], 1) for n in ROUNDS],
         "load_average": [max(r.conditions.load_average or 0.0 for r in own) for own in (first, second)],
         "anchor_ms": [min(r.conditions.anchor_ms or 0.0 for r in own) for own in (first, second)],
         "anchor_ms_most": [max(r.conditions.anchor_ms or 0.0 for r in own) for own in (first, second)],
