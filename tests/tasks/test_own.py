@@ -56,6 +56,13 @@ def test_folder_with_splits_is_a_task(tmp_path, kind):
     assert data.validation.labels == tuple(i % 2 for i in range(10))
 
 
+def test_ratios_say_how_a_file_is_split(reviews):
+    _, data = load("reviews", path=reviews, text="review", label="stars", evaluation_ratio=0.3, holdout_ratio=0.5)
+    assert (len(data.train), len(data.holdout), len(data.validation)) == (11, 10, 9)
+    with pytest.raises(DatasetError, match="between 0 and 1"):
+        DatasetRequest(holdout_ratio=1.0)
+
+
 def test_numbers_are_ordered_as_numbers(tmp_path):
     path = tmp_path / "many.csv"
     path.write_text("text,label\n" + "".join(f"t{i},{i % 12}\n" for i in range(48)))

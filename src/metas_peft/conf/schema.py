@@ -108,6 +108,12 @@ class DatasetConfig:
     batch_size: int = key(32, "Sequences per training step.", at_least=1)
     train_limit: int | None = key(None, "Use at most so many training examples (a seeded choice).", at_least=1)
     evaluation_limit: int | None = key(None, "Use at most so many evaluation examples (a seeded choice).", at_least=1)
+    holdout_ratio: float = key(
+        0.1, "Part of the training set that choices are made on, at most 1000 examples.", above=0, below=1
+    )
+    evaluation_ratio: float = key(
+        0.1, "Part of a single file that is evaluated on, at most 1000 examples.", above=0, below=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,12 +354,12 @@ class RunConfig:
         "Trackers that follow the training, through the Trainer's integrations; their packages must be installed. "
         "TensorBoard's events go into the run's folder, the others are configured by their own variables.",
     )
-    training: TrainingConfig = section(TrainingConfig, "Fine-tuning.")
-    budgets: BudgetsConfig = section(BudgetsConfig, "Limits on the target.")
     model: ModelConfig = section(ModelConfig, "Backbone, adapters, gates.")
     dataset: DatasetConfig = section(DatasetConfig, "Task and data.")
     surrogate: SurrogateConfig = section(SurrogateConfig, "Predictor of costs.")
     hardware_profiling: ProfilingConfig = section(ProfilingConfig, "Measuring on the target.")
+    training: TrainingConfig = section(TrainingConfig, "Fine-tuning.")
+    budgets: BudgetsConfig = section(BudgetsConfig, "Limits on the target.")
     objective_weights: ObjectiveConfig = section(ObjectiveConfig, "Weights of the three costs.")
     evaluation: EvaluationConfig = section(EvaluationConfig, "Operating points, workload, rivals, table.")
     optuna: SearchConfig = section(SearchConfig, "Search over keys.")

@@ -147,8 +147,9 @@ def tune(
     task = TextClassification(name="your data", label_names=names, scores=accuracy_scores)
     limits = config.dataset
     request = DatasetRequest(
-        train_limit=limits.train_limit, evaluation_limit=limits.evaluation_limit, seed=config.training.seed
-    )
+        train_limit=limits.train_limit, evaluation_limit=limits.evaluation_limit, seed=config.training.seed,
+        holdout_ratio=limits.holdout_ratio,
+    )  # fmt: skip
     data = assemble(
         task, names, _examples("train", train, len(names)), _examples("validation", validation, len(names)), request,
         origin="real", source="given in memory",

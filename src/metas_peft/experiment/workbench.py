@@ -110,7 +110,7 @@ class Workbench:
         task = opened.load(
             DatasetRequest(
                 None if data.path is None else Path(data.path), data.source, data.train_limit, data.evaluation_limit,
-                config.training.seed,
+                config.training.seed, data.holdout_ratio, data.evaluation_ratio,
             )
         )  # fmt: skip
         loaded = load_backbone(

@@ -72,7 +72,7 @@ class DatasetRequest:
     """Which examples are wanted, and from where.
 
     Attributes:
-        path: Folder with one file per split, or a single file of which a tenth is held back for evaluation.
+        path: Folder with one file per split, or a single file of which a part is held back for evaluation.
             It goes before every other source.
         source: `local` (only `path` or the folder METAS_DATA), `huggingface:OWNER/NAME` (which repository of the
             hub to ask), `huggingface` (the usual ones), `builtin` (the generated corpus), or None for the usual
@@ -80,6 +80,8 @@ class DatasetRequest:
         train_limit: At most so many training examples, `holdout` included; a seeded draw.
         evaluation_limit: At most so many evaluation examples; the same ones for every seed.
         seed: Seed of the draws from the training set.
+        holdout_ratio: Part of the training set that choices are made on, at most 1000 examples.
+        evaluation_ratio: Part of a single file that is evaluated on, at most 1000 examples.
     """
 
     path: Path | None = None
@@ -87,12 +89,17 @@ class DatasetRequest:
     train_limit: int | None = None
     evaluation_limit: int | None = None
     seed: int = 0
+    holdout_ratio: float = 0.1
+    evaluation_ratio: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("train_limit", "evaluation_limit"):
             limit = getattr(self, name)
             if limit is not None and limit < 2:
                 raise DatasetError(f"{name} is {limit}; at least 2 examples are needed. Leave it out to use all.")
+        for name in ("holdout_ratio", "evaluation_ratio"):
+            if not 0 < getattr(self, name) < 1:
+                raise DatasetError(f"{name} is {getattr(self, name)}; a part between 0 and 1 was expected.")
 
 
 class Task(ABC):

@@ -95,9 +95,10 @@ class TextClassification(Task):
 
     def _from_path(self, path: Path, request: DatasetRequest) -> TaskData:
         if path.is_file():
-            train, validation = cut_evaluation(self._examples(read_table(path), str(path)), str(path))
+            rows = self._examples(read_table(path), str(path))
+            train, validation = cut_evaluation(rows, str(path), request.evaluation_ratio)
             logger.info("%s is one file: %d of its rows are held back for evaluation.", path, len(validation))
-            return self._assemble(train, validation, f"local:{path} (a tenth held back)", request)
+            return self._assemble(train, validation, f"local:{path} ({len(validation)} rows held back)", request)
         if not path.is_dir():
             raise DatasetError(f"There is no file or folder {path}. Check the path of the data set {self.name}.")
         data = self._from_folder(path, request)

@@ -84,8 +84,8 @@ class OwnTexts(Task):
         names = self._names([columns for columns in splits if columns is not None], where)
         train = self._examples(splits[0], names, where)
         if splits[1] is None:
-            train, validation = cut_evaluation(train, where)
-            where = f"{where} (a tenth held back)"
+            train, validation = cut_evaluation(train, where, request.evaluation_ratio)
+            where = f"{where} ({len(validation)} rows held back)"
         else:
             validation = self._examples(splits[1], names, where)
         return assemble(self, names, train, validation, request, origin="real", source=where)

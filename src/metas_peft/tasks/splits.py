@@ -8,7 +8,6 @@ import numpy as np
 from metas_peft.core.errors import DatasetError
 from metas_peft.tasks.base import DataOrigin, DatasetRequest, Task, TaskData, TextExamples
 
-HOLDOUT_SHARE = 0.1
 HOLDOUT_MOST = 1000
 # Evaluation examples are drawn with a seed of their own: runs with different seeds must be comparable.
 EVALUATION_SEED = 0
@@ -18,14 +17,14 @@ def assemble(
     task: Task, label_names: tuple[str, ...], train: TextExamples, validation: TextExamples, request: DatasetRequest,
     *, origin: DataOrigin, source: str,
 ) -> TaskData:  # fmt: skip
-    """Apply the limits of a request and hold out a tenth of the training set, at most 1000 examples.
+    """Apply the limits of a request and hold out a part of the training set, at most 1000 examples.
 
     Args:
         task: Task whose examples these are.
         label_names: Name of each label index.
         train: The whole training split.
         validation: The whole evaluation split.
-        request: Limits and seed.
+        request: Limits, part to hold out, and seed.
         origin: Whether the texts are real.
         source: Where they come from.
 
@@ -33,7 +32,7 @@ def assemble(
         DatasetError: Fewer than two different training texts remain.
     """
     limited = _draw(train, request.train_limit, request.seed)
-    kept, held = _hold_out(limited, request.seed)
+    kept, held = _hold_out(limited, request.holdout_ratio, request.seed)
     _require_both(kept, held, source)
     evaluation = _draw(validation, request.evaluation_limit, EVALUATION_SEED)
     majority = int(np.bincount(train.labels).argmax())
@@ -53,17 +52,18 @@ def for_choosing(data: TaskData, score: Callable[[Sequence[int], Sequence[int]],
     return dataclasses.replace(data, validation=data.holdout, chance_quality=chance)
 
 
-def cut_evaluation(examples: TextExamples, source: str) -> tuple[TextExamples, TextExamples]:
-    """Training and evaluation part of a single file: a tenth, at most 1000, is evaluated on.
+def cut_evaluation(examples: TextExamples, source: str, ratio: float) -> tuple[TextExamples, TextExamples]:
+    """Training and evaluation part of a single file, the latter at most 1000 examples.
 
     Args:
         examples: All rows.
         source: The file, for messages.
+        ratio: Part that is evaluated on.
 
     Raises:
         DatasetError: Fewer than two different texts.
     """
-    kept, held = _hold_out(examples, EVALUATION_SEED)
+    kept, held = _hold_out(examples, ratio, EVALUATION_SEED)
     _require_both(kept, held, source)
     return kept, held
 
@@ -83,9 +83,9 @@ def _draw(examples: TextExamples, limit: int | None, seed: int) -> TextExamples:
     return examples.take(np.sort(np.random.default_rng(seed).permutation(len(examples))[:limit]))
 
 
-def _hold_out(examples: TextExamples, seed: int) -> tuple[TextExamples, TextExamples]:
+def _hold_out(examples: TextExamples, ratio: float, seed: int) -> tuple[TextExamples, TextExamples]:
     """Kept and held-out examples, in their order; all copies of a text fall on the same side."""
-    size = min(HOLDOUT_MOST, max(1, round(HOLDOUT_SHARE * len(examples))))
+    size = min(HOLDOUT_MOST, max(1, round(ratio * len(examples))))
     groups: dict[str, list[int]] = {}
     for index, text in enumerate(examples.texts):
         groups.setdefault(text.casefold(), []).append(index)
