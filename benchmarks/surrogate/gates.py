@@ -3,14 +3,14 @@
     python benchmarks/surrogate/gates.py
 
 writes docs/benchmarks/surrogate_gates.json. Each device of the catalogue is the unseen one in turn. `metas` is the
-shipped surrogate, which no device of the catalogue had a part in; the roofline and the log-affine line learn from the
-other simulators. Five configurations out of 150 are measured with the simulator's repeat noise (2 % at most); all
-others are tested against the noise-free truth. `oracle` knows the true shape of the device's costs and fits scale and
-shift of it to the same five measurements. Records of real hardware stand apart: 8 configurations in each of 60
-settings; per setting five are measured and three tested, across settings five of those that share runtime, threads
-and number format, whatever their length and batch. Two threads share two processors with whatever else runs there, so
-that one thread is shown apart. What is tested there is the latency of the wall clock and of the
-processor clock, beside how well its median is known.
+shipped surrogate, which no device of the catalogue had a part in; the roofline, the source's network and the log-affine
+line learn from the other simulators. Five configurations out of 150 are measured with the simulator's repeat noise (2 %
+at most); all others are tested against the noise-free truth. `oracle` knows the true shape of the device's costs and
+fits scale and shift of it to the same five measurements. Records of real hardware stand apart: 8 configurations in each
+of 60 settings; per setting five are measured and three tested, across settings five of those that share runtime,
+threads and number format, whatever their length and batch. Two threads share two processors with whatever else runs
+there, so that one thread is shown apart. Tested is the latency of the wall clock and of the processor clock, beside how
+well its median is known.
 """
 
 import argparse
@@ -31,8 +31,10 @@ from metas_peft.costs import LLAMA_2_7B, MINILM, ROBERTA_BASE, SHAPES, Counts, r
 from metas_peft.devices import Purpose, Specimen, open_device
 from metas_peft.devices.loading import catalogue
 from metas_peft.surrogate import MetaTrained, design, fit_scale_shift, project, shipped, simulate_pool
+from metas_peft.surrogate.assess import calibrated
 from metas_peft.surrogate.design import d_optimal
 from metas_peft.surrogate.features import Table
+from metas_peft.surrogate.meta import meta_train
 from metas_peft.surrogate.nonnegative import fit_nonnegative
 from metas_peft.surrogate.rivals import Constant, LogAffine, pool_fits
 from metas_peft.surrogate.roofline import RooflineKind, additive_terms
@@ -50,7 +52,8 @@ DRAWS = 10
 DESIGNS = ("random", "quantiles", "d_optimal")
 CURVE = (0, 1, 3, 5, 10, 20)
 RECORDS = Path(__file__).resolve().parents[1] / "records" / "minilm-local"
-METHODS = ("metas", "roofline", "log_affine", "constant", "oracle")
+LOCAL_METHODS = ("metas", "roofline", "constant")
+METHODS = ("metas", "roofline", "reference", "log_affine", "constant", "oracle")
 
 
 def choose(table: Table, papers: Sequence, k: int, way: str, seed: int) -> np.ndarray:
@@ -71,6 +74,8 @@ def simulators(seed: int = 0) -> dict:
     specs = {name: device.spec for name, device in devices.items()}
     pool = Table.of(simulate_pool(list(devices.values()), list(SHAPES.values()), seed=seed), InvalidRecordError)
     learnt = shipped()
+    trained = meta_train(pool, list(devices), seed=seed, n_seeds=2)
+    references = dict(zip(devices, trained, strict=True))
     found: dict = {}
     for name, device in devices.items():
         roofline = RooflineKind.learn(pool.without(name), specs)
@@ -96,13 +101,12 @@ def simulators(seed: int = 0) -> dict:
                     few = [records[i] for i in chosen]
                     part = table.take(chosen)
                     ours = learnt.fit("metas", few, device.spec)
-                    fitted = roofline.fit(part, device.spec)
-                    shift = fit_scale_shift(fitted(torch.from_numpy(part.features)).numpy(), part.costs)
                     oracle = fit_scale_shift(truth[chosen], part.costs)
                     cap = device.spec.power_cap_w
                     predictions = {
                         "metas": project(ours.predictor(columns), cap),
-                        "roofline": project(shift.apply(fitted(columns)), cap),
+                        "roofline": calibrated(roofline, part, device.spec)(columns),
+                        "reference": calibrated(references[name], part, device.spec)(columns).detach(),
                         "log_affine": LogAffine.fit(part, others)(columns),
                         "constant": Constant.fit(part)(columns),
                         "oracle": oracle.apply(torch.from_numpy(truth[tested])),
@@ -182,7 +186,7 @@ def local(learnt: MetaTrained) -> dict:
         groups = _groups(chosen_records, key)
         out[scope] = {"groups": len(groups), "all_own_records_in_sample": _in_sample(groups)}
         for clock in ("wall", "cpu"):
-            rows: dict[str, dict[str, list[float]]] = {d: {m: [] for m in METHODS[:-1]} for d in DESIGNS}
+            rows: dict[str, dict[str, list[float]]] = {d: {m: [] for m in LOCAL_METHODS} for d in DESIGNS}
             for number, group in enumerate(groups):
                 own = [_clock(r, clock == "cpu") for r in group]
                 table = Table.of(own, InvalidRecordError)

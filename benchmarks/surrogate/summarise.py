@@ -124,17 +124,17 @@ def gates_section(gates: dict[str, Any]) -> list[str]:
             "Five measured configurations of 150, repeat noise of 2 % at most, six settings of backbone, length, batch "
             "and width, ten draws. Training on made-up devices that follow the same equations makes this partly "
             "circular. `oracle` knows the true shape of a device's costs and fits scale and shift of it to the same "
-            "five; all but one column are of points at FLOPs quantiles.",
+            "five. Points at FLOPs quantiles unless said otherwise.",
             "",
-            "| device | `metas` | roofline | log-affine | constant | oracle | `metas` by oracle "
-            "| `metas`, random points | in 80 % interval |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| device | `metas` | roofline | `reference` | log-affine | constant | oracle | `metas` by oracle "
+            "| random points: `metas` | roofline | in 80 % interval |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
         ]  # fmt: skip
         for device, found in simulators.items():
             own = found["errors"]["quantiles"]
-            cells = [triple(own[m], 2) for m in ("metas", "roofline", "log_affine", "constant", "oracle")]
+            cells = [triple(own[m], 2) for m in ("metas", "roofline", "reference", "log_affine", "constant", "oracle")]
             cells.append(triple(found["by_oracle"]["quantiles"], 2))
-            cells.append(triple(found["errors"]["random"]["metas"], 2))
+            cells += [triple(found["errors"]["random"][m], 2) for m in ("metas", "roofline")]
             cells.append(triple([100 * v for v in found["inside_80"]], 0))
             lines.append(f"| {device} | " + " | ".join(cells) + " |")
         lines += ["", "Learning curve, random points, mean over settings: `metas` (roofline).", ""]

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from metas_peft.surrogate.prior import Habits
 from metas_peft.surrogate.terms import Group, Role, Schema, Term
 
 METRICS = ("energy_j", "latency_ms", "peak_power_w")
@@ -32,6 +33,7 @@ class Track:
         logs: Log energy (J), latency (ms), power (W); NaN where not measured, shape (N, 3).
         metrics: Metrics that were measured.
         note: What a reader must know.
+        habits: Of the simulated devices that `metas` learns from: how coarse and how additive such readings are.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Track:
     logs: np.ndarray
     metrics: tuple[str, ...]
     note: str = ""
+    habits: Habits = Habits()
 
     def rows(self, name: str) -> np.ndarray:
         """Rows of a set."""
@@ -77,13 +80,14 @@ def _logs(frame: pd.DataFrame, power: str = "peak_power_w") -> np.ndarray:
 
 def _track(
     name: str, schema: Schema, columns: dict[str, np.ndarray], sets: pd.Series, hardware: Callable[[str], str],
-    logs: np.ndarray, note: str = "",
+    logs: np.ndarray, note: str = "", habits: Habits | None = None,
 ) -> Track:  # fmt: skip
     names = tuple(sorted(sets.unique()))
     terms = np.stack([np.asarray(columns[t], dtype=float) for t in schema.names], axis=1)
     measured = tuple(m for m, known in zip(METRICS, np.isfinite(logs).any(0), strict=True) if known)
     index = sets.map({n: i for i, n in enumerate(names)}).to_numpy()
-    return Track(name, schema, names, index, tuple(map(hardware, names)), terms, logs, measured, note)
+    return Track(name, schema, names, index, tuple(map(hardware, names)), terms, logs, measured, note,
+                 habits or Habits())  # fmt: skip
 
 
 def _shares(columns: dict[str, np.ndarray], kinds: dict[str, tuple[float, float]], group: str) -> list[Term]:
@@ -165,10 +169,16 @@ def hat_latency(frame: pd.DataFrame) -> Track:
         base=(("constant",), ("encoder_flops",), ("decoder_layers",), ("decoder_ffn",), ("decoder_width",),
               ("cross_reach",)),
         squared=(),
+        ridge=0.002,
+        least_spread=0.02,
     )  # fmt: skip
+    # Medians of many passes of one process: clean, nothing swaps or is read in steps.
+    habits = Habits(
+        cliff=0.0, swell=0.0, throttle=0.0, bend=(0.03, 0.06), tilt=0.015, quantised=0.0, noise=(0.015, 0.01, 0.01)
+    )
     sets = frame.device + " " + frame.task
     hardware = dict(zip(sets, frame.device, strict=True))
-    return _track("hat_latency", schema, columns, sets, lambda name: hardware[name], _logs(frame))
+    return _track("hat_latency", schema, columns, sets, lambda name: hardware[name], _logs(frame), "", habits)
 
 
 _SERVING = Schema(

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from metas_peft import __version__
-from metas_peft.cli import bench, compare, devices, export, plan, profile, report, run, sweep
+from metas_peft.cli import bench, compare, devices, export, plan, profile, report, run, surrogate, sweep
 from metas_peft.cli.output import say
 from metas_peft.core.errors import MetasPeftError, UsageError
 
@@ -36,6 +36,7 @@ app.command(name="export")(export.export)
 app.command(name="bench")(bench.bench)
 app.add_typer(devices.app, name="devices")
 app.add_typer(profile.app, name="profile")
+app.add_typer(surrogate.app, name="surrogate")
 
 
 def _show_version(wanted: bool) -> None:

@@ -189,8 +189,10 @@ class SurrogateConfig:
         "Which configurations calibrate: ones spread evenly over FLOPs, or `random` ones as in the source.",
     )
     records: int = key(2400, "Simulated measurements of the pool to learn from.", at_least=50, below=3000)
-    kind: Literal["auto", "reference", "roofline"] = key(
-        "auto", "Predictor: the source's network, the five-point roofline, or the better one on held-out pool devices."
+    kind: Literal["auto", "metas", "reference", "roofline"] = key(
+        "auto",
+        "Predictor: `metas`, which ships trained; the source's network or the five-point roofline, which learn from "
+        "the pool; `auto`: the best kind of the surrogate at hand, the shipped one unless `checkpoint_path` holds one.",
     )
     mixup: bool = key(True, "Blend pairs of pool devices while the source's network learns.")
     meta_learning: bool = key(True, "Train the source's network on episodes that each hide one pool device.")

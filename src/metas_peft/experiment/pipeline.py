@@ -206,7 +206,7 @@ class _Experiment:
         self.ledger_rows += facts["ledger"]
         self.record_rows += facts["records"]
         kind, _ = kind_of(self.config, pool.trained)
-        return fit_surrogate(pool.trained, kind, records_from(facts["records"]), self.device(target))
+        return fit_surrogate(pool.trained, kind, records_from(facts["records"]), self.device(target), self.config)
 
     def tune_dense(self) -> None:
         """Fine-tune the whole model: the teacher and the start of every method."""

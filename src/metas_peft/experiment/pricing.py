@@ -14,7 +14,7 @@ from metas_peft.core.errors import CheckpointError
 from metas_peft.core.records import BackboneShape, ProfileRecord, Subnet, Workload
 from metas_peft.costs import SHAPES, Counts, paper_cost, random_prefixes
 from metas_peft.devices import Device, Purpose, Specimen, open_device, resolve_pool
-from metas_peft.surrogate import MetaTrained, MetaTraining, Surrogate, design, simulate_pool, train
+from metas_peft.surrogate import MetaTrained, MetaTraining, Surrogate, design, shipped, simulate_pool, train
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,10 @@ class LearntPool:
 
 
 def learn_pool(config: RunConfig, folder: Path, progress: bool) -> LearntPool:
-    """Meta-train on the simulated pool, or read what the run file's checkpoint holds.
+    """The shipped surrogate, what the run file's checkpoint holds, or what the simulated pool teaches.
+
+    The shipped one has seen no device, so that it serves every target; a run file that names another kind has it learnt
+    on the pool. A checkpoint that is absent is written.
 
     Args:
         config: The run.
@@ -50,6 +53,7 @@ def learn_pool(config: RunConfig, folder: Path, progress: bool) -> LearntPool:
     from metas_peft.conf.notices import pool_names
 
     kept, dropped = resolve_pool(list(pool_names(config)), config.target)
+    kinds = kinds_to_learn(config)
     notes: list[str] = []
     wanted = config.surrogate.checkpoint_path
     if wanted and meta_training(config) != MetaTraining():
@@ -64,15 +68,21 @@ def learn_pool(config: RunConfig, folder: Path, progress: bool) -> LearntPool:
     for source in dict.fromkeys(p for p in (Path(wanted) if wanted else None, path) if p is not None):
         if source.exists():
             trained = MetaTrained.load(source)
-            if set(trained.devices) == set(kept):
+            if set(trained.devices) in (set(), set(kept)) and set(kinds) <= set(trained.kinds):
                 logger.info("The surrogate is read from %s.", source)
-                return LearntPool(trained, kept, dropped, notes)
+                return LearntPool(trained, list(trained.devices), dropped, notes)
             notes.append(
-                f"{source} was learnt from {', '.join(trained.devices)}, this run's pool is {', '.join(kept)}: "
-                "the surrogate is trained anew and the file left as it is."
+                f"{source} holds {', '.join(trained.kinds)} of {', '.join(trained.devices) or 'no device'}, this run's "
+                f"pool is {', '.join(kept)}: {'a new one is learnt' if kinds else 'the shipped one is used'} and the "
+                "file left as it is."
             )
             logger.warning(notes[-1])
             path = None
+    if not kinds:
+        trained = shipped()
+        if path is not None:
+            trained.save(path)
+        return LearntPool(trained, [], dropped, notes)
     with tqdm(total=100, desc="surrogate", delay=2.0, leave=False, disable=not progress, dynamic_ncols=True) as bar:
 
         def report(part: float, offset: float, share: float) -> None:
@@ -85,12 +95,22 @@ def learn_pool(config: RunConfig, folder: Path, progress: bool) -> LearntPool:
         )  # fmt: skip
         trained = train(
             records, seed=config.training.seed, specs={d.spec.device_id: d.spec for d in devices},
-            training=meta_training(config),
+            kinds=kinds, training=meta_training(config),
             progress=lambda part: report(part, 10, 90),
         )  # fmt: skip
     if path is not None:
         trained.save(path)
     return LearntPool(trained, kept, dropped, notes)
+
+
+def kinds_to_learn(config: RunConfig) -> tuple[str, ...]:
+    """Kinds that the pool must teach; none where the shipped surrogate is used."""
+    wanted = config.surrogate
+    if wanted.kind == "reference":
+        return ("reference", "roofline")
+    if wanted.kind == "roofline" or (wanted.kind == "auto" and wanted.calibration_method == "roofline"):
+        return ("roofline",)
+    return ()
 
 
 def meta_training(config: RunConfig) -> MetaTraining:
@@ -135,9 +155,15 @@ def measure(
     return device.measure(specimens, workload, purpose=purpose, seed=seed)
 
 
-def fit_surrogate(trained: MetaTrained, kind: str, records: Sequence[ProfileRecord], device: Device) -> Surrogate:
+def fit_surrogate(
+    trained: MetaTrained, kind: str, records: Sequence[ProfileRecord], device: Device, config: RunConfig
+) -> Surrogate:
     """Part C: the surrogate of one device from its calibration records; zero-shot without any."""
-    return trained.fit(kind, records, device.spec) if records else trained.zero_shot(kind, device.spec)
+    if not records:
+        return trained.zero_shot(kind, device.spec)
+    # A kind may need no scale and shift after its fit; a run file that asks for them gets them.
+    asked = True if config.surrogate.calibration_method == "linear_scale_shift" else None
+    return trained.fit(kind, records, device.spec, scale_shift=asked)
 
 
 def record_rows(records: Sequence[ProfileRecord]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ count rises, and predicting costs no more than a few rooflines.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from metas_peft.surrogate.reading import Scales, read_points
 from metas_peft.surrogate.set_transformer import UNITS, SetTransformer, log_scale
 from metas_peft.surrogate.terms import Schema
 
+POWER = 2
+FEWEST_FOR_SCATTER = 3
+SCATTER = (0.2, 3.0)  # bounds of what the points may say of it
 # 80 % of a Laplace distribution lie within this many mean absolute errors.
 LAPLACE_80 = float(np.log(5.0))
 
@@ -54,7 +57,9 @@ class FewShot:
             said = [network(reading, self.schema) for network in self.networks]
         mixtures = [_exactly(mixture, reading.scale[0]) for mixture, _ in said]
         spread = torch.stack([s[0].double() for _, s in said]).mean(0)
-        return FewShotFit(self._average(mixtures, terms, logs, centre), spread, self.widths)
+        bare = FewShotFit(self._average(mixtures, terms, logs, centre), spread, (1.0, 1.0, 1.0))
+        energy, latency, power = self.widths
+        return replace(bare, widths=(energy, latency, power * _power_scatter(bare, terms, logs)))
 
     def _average(
         self, mixtures: Sequence[AdditiveMixture], terms: np.ndarray, logs: np.ndarray, centre: np.ndarray | None
@@ -93,6 +98,20 @@ class FewShot:
             fitted = fit_nonnegative(rows, costs[:, metric], self.schema.ridge, expected[metric])
             out[metric, : len(to_base)] = share @ fitted
         return out
+
+
+def _power_scatter(fitted: "FewShotFit", terms: np.ndarray, logs: np.ndarray) -> float:
+    """How much wider peak power scatters at the points than the networks expect, damped.
+
+    Peak power has a meter's scatter of its own, which its points show (correlation 0.6 with the errors elsewhere); the
+    errors of energy and latency are those of the model, which its points show less.
+    """
+    if len(terms) < FEWEST_FOR_SCATTER:
+        return 1.0
+    points = torch.from_numpy(terms)
+    off = np.abs(fitted.log_costs(points).numpy() - logs)[:, POWER]
+    expected = fitted.log_half_width(points).numpy()[:, POWER]
+    return float(np.sqrt(np.clip((off / expected).mean(), *SCATTER)))
 
 
 @dataclass(frozen=True)

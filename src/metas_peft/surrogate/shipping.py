@@ -1,6 +1,5 @@
 """How the shipped surrogate is made: from devices that nobody has, checked on others of that kind."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,9 +21,6 @@ from metas_peft.surrogate.simulated_episodes import Recipe, Universe, draw_point
 from metas_peft.surrogate.synthetic import MadeUp, make_up
 from metas_peft.surrogate.terms import GATES
 
-logger = logging.getLogger(__name__)
-
-SHARES = (1.0, 0.8, 0.65, 0.5, 0.35, 0.2, 0.0)  # of the networks, to choose among
 PRIOR_DEVICES = 400  # of the made-up devices tell what a spec sheet leads to expect
 WITHOUT_SHEET = 0.2  # of them are learnt without one
 UNITED = "made-up devices"  # under this name their errors are told
@@ -39,7 +35,7 @@ class Plan:
         devices: Made-up devices to learn from.
         networks: Set transformers, from different seeds.
         schedule: Of each one's training.
-        checks: Made-up devices to choose and to calibrate intervals on, and as many again to tell errors of.
+        checks: Made-up devices to calibrate intervals on, and as many again to tell errors of.
     """
 
     devices: int = 4000
@@ -75,7 +71,7 @@ def make_surrogate(
     )  # fmt: skip
     checks = [make_up(rng) for _ in range(plan.checks)]
     trials = [_trial(recipe, _expecting(m, roofline, m.spec), rng) for m in checks]
-    few_shot = _chosen(FewShot(GATES, scales, networks), trials)
+    few_shot = FewShot(GATES, scales, networks)
     few_shot = replace(few_shot, widths=_widths(few_shot, trials))
     metas = MetasKind(few_shot, roofline.typical)
     kinds: dict[str, PredictorKind] = {"metas": metas, "roofline": roofline}
@@ -130,19 +126,6 @@ def _trial(recipe: Recipe, universe: Universe, rng: np.random.Generator) -> _Tri
     chosen = draw_points(recipe, universe, 5, rng)
     rest = np.setdiff1d(np.arange(len(terms)), chosen)
     return _Trial(terms[chosen], read[chosen], universe.centre, terms[rest], truth[rest], read[rest])
-
-
-def _chosen(few_shot: FewShot, trials: Sequence[_Trial]) -> FewShot:
-    """The share of the networks with the least mean error of energy and latency."""
-
-    def error(share: float) -> float:
-        tried = replace(few_shot, share=share)
-        # A device of which nobody could predict much must not decide alone.
-        rows = [np.minimum(np.abs(np.expm1(t.predict(tried)[0] - t.truth))[:, :2], 0.5).mean() for t in trials]
-        logger.info("Share %.2f: mean %.2f %%, median %.2f %%.", share, 100 * np.mean(rows), 100 * np.median(rows))
-        return float(np.mean(rows))
-
-    return replace(few_shot, share=min(SHARES, key=error))
 
 
 def _widths(few_shot: FewShot, trials: Sequence[_Trial]) -> tuple[float, float, float]:
