@@ -72,7 +72,7 @@ def agreement(store: Path, options: argparse.Namespace) -> dict[str, Any]:
         "configurations": len(keys),
         "threads": options.threads,
         "seconds_per_configuration": options.seconds,
-        "round_seconds": [round(read_json(store / f"round-{n}.json")["seconds"], 1) for n in ROUNDS],
+        "round_seconds": [_seconds(store / f"round-{n}.json") for n in ROUNDS],
         "load_average": [max(r.conditions.load_average or 0.0 for r in own) for own in (first, second)],
         "anchor_ms": [min(r.conditions.anchor_ms or 0.0 for r in own) for own in (first, second)],
         "anchor_ms_most": [max(r.conditions.anchor_ms or 0.0 for r in own) for own in (first, second)],
@@ -104,6 +104,11 @@ def agreement(store: Path, options: argparse.Namespace) -> dict[str, Any]:
     result["target_pct"] = TARGET_PCT
     result["is_met"] = result["noise_floor_pct"] <= TARGET_PCT
     return result
+
+
+def _seconds(note: Path) -> float | None:
+    """How long a round took, where it was noted."""
+    return round(read_json(note)["seconds"], 1) if note.exists() else None
 
 
 def _ratio_known_to_pct(record: ProfileRecord) -> float:
