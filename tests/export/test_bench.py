@@ -1,10 +1,13 @@
 """The bench compares like with like, and invents nothing."""
 
 import dataclasses
+import json
+import shutil
 
 import pytest
 
-from metas_peft.core.errors import ExportError, UsageError
+from metas_peft.backbones.store import plan_digest
+from metas_peft.core.errors import CheckpointError, ExportError, UsageError
 from metas_peft.core.records import Cost, DeviceSpec, Origin, Workload
 from metas_peft.costs import Counts, paper_cost
 from metas_peft.devices import Device, TimingRules
@@ -91,6 +94,15 @@ def test_energy_of_a_meter_is_shown(front, monkeypatch):
 def test_member_of_another_backbone_is_refused(front):
     with pytest.raises(UsageError, match="different backbones"):
         Bench([find_member(front(), "30 %"), find_member(front("llama"), "30 %")])
+
+
+@pytest.mark.parametrize("change", [{"architecture": "pipeline"}, {"config": {"hidden_size": -1}}, {"config": 3}])
+def test_plan_that_describes_no_backbone_is_refused(front, tmp_path, change):
+    folder = shutil.copytree(find_member(front(), "30 %").folder, tmp_path / "member")
+    plan = json.loads((folder / "plan.json").read_text()) | change
+    (folder / "plan.json").write_text(json.dumps(plan | {"digest": plan_digest(plan)}))
+    with pytest.raises(CheckpointError, match="describes no backbone"):
+        Bench(members_of(folder))
 
 
 def test_more_tokens_than_the_model_reads_are_refused(front):

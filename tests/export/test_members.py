@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from metas_peft.core.errors import CheckpointError, MetasPeftError, OutputError, UnknownNameError
-from metas_peft.export.members import copy_tokenizer, dense_of, find_member, members_of, require_empty
+from metas_peft.core.errors import CheckpointError, ExportError, MetasPeftError, OutputError, UnknownNameError
+from metas_peft.export.members import copy_tokenizer, dense_of, filling, find_member, members_of
 
 
 def test_members_are_found_in_the_order_of_the_front(front):
@@ -96,8 +96,24 @@ def test_tokeniser_is_all_that_lies_beside_a_members_own_files(front, tmp_path):
 
 
 def test_folder_that_holds_something_is_not_written_into(tmp_path):
-    require_empty(tmp_path)
     (tmp_path / "mine").touch()
     for folder in (tmp_path, tmp_path / "mine"):
-        with pytest.raises(OutputError, match="not empty"):
-            require_empty(folder)
+        with pytest.raises(OutputError, match="not empty"), filling(folder):
+            pytest.fail("it was entered")
+    assert (tmp_path / "mine").exists()
+    with pytest.raises(OutputError, match="cannot be made"), filling(tmp_path / "mine" / "below"):
+        pytest.fail("it was entered")
+
+
+def test_artefact_that_fails_half_way_leaves_nothing(tmp_path):
+    def write():
+        with filling(tmp_path / "out"):
+            (tmp_path / "out" / "half").touch()
+            raise ExportError("no")
+
+    with pytest.raises(ExportError):
+        write()
+    assert not (tmp_path / "out").exists()
+    with filling(tmp_path / "out"):
+        (tmp_path / "out" / "whole").touch()
+    assert (tmp_path / "out" / "whole").exists()

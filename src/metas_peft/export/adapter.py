@@ -17,7 +17,7 @@ from metas_peft.backbones.store import load, save_compact
 from metas_peft.core.errors import CheckpointError, ExportError
 from metas_peft.core.files import write_text
 from metas_peft.core.records import BackboneShape
-from metas_peft.export.members import README, StoredMember, copy_tokenizer, require_empty
+from metas_peft.export.members import README, StoredMember, copy_tokenizer, filling
 from metas_peft.export.quiet import quiet
 from metas_peft.export.verify import Agreement, check, compare, runner
 
@@ -89,9 +89,13 @@ def export_adapter(network: Any, shape: BackboneShape, member: StoredMember, fol
         SubnetError: The member has no adapter rank.
         OutputError: The folder holds something already.
     """
+    with filling(folder):
+        return _write(network, shape, member, folder)
+
+
+def _write(network: Any, shape: BackboneShape, member: StoredMember, folder: Path) -> ExportedAdapter:
     from peft import PeftModel
 
-    require_empty(folder)
     reference, subnet = load(member.folder), member.subnet
     dense_config = copy.deepcopy(network.config)
     small = compact(network, shape, subnet, merge=False)

@@ -18,7 +18,7 @@ import torch
 from metas_peft.backbones.shape import longest_sequence, shape_of
 from metas_peft.backbones.skeleton import build
 from metas_peft.backbones.store import backbone_of, load, read_plan
-from metas_peft.core.errors import MeterUnavailableError, UsageError
+from metas_peft.core.errors import CheckpointError, MeterUnavailableError, UsageError
 from metas_peft.core.records import BackboneShape, Origin, ProfileRecord, Subnet, Workload
 from metas_peft.core.units import MS_PER_S
 from metas_peft.costs import Counts, paper_cost
@@ -95,6 +95,7 @@ class Bench:
         seed: Seed of the order within rounds.
 
     Raises:
+        CheckpointError: A plan is damaged.
         UsageError: The members come from different backbones.
     """
 
@@ -109,11 +110,18 @@ class Bench:
         seed: int = 0,
     ) -> None:
         plans = [read_plan(m.folder) for m in members]
-        if any((p["architecture"], p["config"]) != (plans[0]["architecture"], plans[0]["config"]) for p in plans):
+        backbone = plans[0].get("architecture"), plans[0].get("config")
+        if any((p.get("architecture"), p.get("config")) != backbone for p in plans):
             raise UsageError("These members were cut from different backbones; bench them one by one.")
-        self._architecture, self._config = backbone_of(plans[0])
-        empty = build(self._architecture, copy.deepcopy(self._config), buffers=False)
-        self.shape: BackboneShape = shape_of(empty)
+        # A plan may be whole and yet describe no model.
+        try:
+            self._architecture, self._config = backbone_of(plans[0])
+            empty = build(self._architecture, copy.deepcopy(self._config), buffers=False)
+            self.shape: BackboneShape = shape_of(empty)
+        except Exception as error:
+            raise CheckpointError(
+                f"The plan in {members[0].folder} describes no backbone ({error}). Export the member again."
+            ) from error
         self._longest = longest_sequence(empty)
         self._whole = Subnet.dense(self.shape)
         self._members = [m for m in members if m.key != self._whole.key]

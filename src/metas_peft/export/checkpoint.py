@@ -20,7 +20,7 @@ from metas_peft.backbones.store import PER_LAYER, PLAN, WEIGHTS, backbone_of, lo
 from metas_peft.core.errors import ExportError
 from metas_peft.core.files import write_text
 from metas_peft.core.records import Subnet
-from metas_peft.export.members import README, StoredMember, copy_tokenizer, require_empty
+from metas_peft.export.members import README, StoredMember, copy_tokenizer, filling
 from metas_peft.export.quiet import quiet
 from metas_peft.export.verify import Agreement, check, compare, runner
 
@@ -62,12 +62,15 @@ def export_checkpoint(member: StoredMember, folder: Path, *, bits: int = 32) -> 
     """
     if bits not in DTYPES:
         raise ExportError(f"Checkpoints come in {', '.join(map(str, DTYPES))} bits, not {bits}. ONNX files come in 8.")
-    require_empty(folder)
+    with filling(folder):
+        return _write(member, folder, bits)
+
+
+def _write(member: StoredMember, folder: Path, bits: int) -> Checkpoint:
     model: Any = load(member.folder)
     plan = read_plan(member.folder)
     smaller = copy.deepcopy(model).to(DTYPES[bits])
     config = uniform_config(model, plan)
-    folder.mkdir(parents=True, exist_ok=True)
     copy_tokenizer(member.folder, folder)
     if config is None:
         kind, how = COMPACT, f"metas_peft.load({str(folder)!r})"

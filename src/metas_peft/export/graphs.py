@@ -7,7 +7,7 @@ from typing import Literal
 from metas_peft.backbones.store import load
 from metas_peft.core.files import write_text
 from metas_peft.export import executorch, onnx
-from metas_peft.export.members import README, StoredMember, copy_tokenizer, require_empty
+from metas_peft.export.members import README, StoredMember, copy_tokenizer, filling
 from metas_peft.export.verify import Agreement
 
 
@@ -40,15 +40,15 @@ def export_graph(kind: Literal["onnx", "executorch"], member: StoredMember, fold
         ExportError: The runtime is not installed, cannot run this architecture, or answers differently.
         OutputError: The folder holds something already.
     """
-    require_empty(folder)
-    model = load(member.folder)
-    if kind == "onnx":
-        file, how = folder / "model.onnx", onnx.HOW_TO_RUN
-        agreement = onnx.export_onnx(model, file, bits=bits).agreement
-    else:
-        file, how = folder / "model.pte", executorch.HOW_TO_RUN
-        agreement = executorch.export_executorch(model, file).agreement
-    copy_tokenizer(member.folder, folder)
-    title = f"# {type(model).__name__}, {member.name}\n\nWritten by metas-peft (member {member.key}).\n\n"
-    write_text(folder / README, f"{title}```python\n{how.format(file=str(file), folder=str(folder))}```\n")
-    return Graph(file, file.stat().st_size, agreement)
+    with filling(folder):
+        model = load(member.folder)
+        if kind == "onnx":
+            file, how = folder / "model.onnx", onnx.HOW_TO_RUN
+            agreement = onnx.export_onnx(model, file, bits=bits).agreement
+        else:
+            file, how = folder / "model.pte", executorch.HOW_TO_RUN
+            agreement = executorch.export_executorch(model, file).agreement
+        copy_tokenizer(member.folder, folder)
+        title = f"# {type(model).__name__}, {member.name}\n\nWritten by metas-peft (member {member.key}).\n\n"
+        write_text(folder / README, f"{title}```python\n{how.format(file=str(file), folder=str(folder))}```\n")
+        return Graph(file, file.stat().st_size, agreement)

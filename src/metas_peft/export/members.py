@@ -1,6 +1,8 @@
 """Members of a front on disk: found by key or name in a run's folder, or a single member's own folder."""
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,14 +96,27 @@ def copy_tokenizer(member: Path, folder: Path) -> bool:
     return bool(files)
 
 
-def require_empty(folder: Path) -> None:
-    """Refuse to mix an artefact with what is there already.
+@contextlib.contextmanager
+def filling(folder: Path) -> Iterator[None]:
+    """Make a folder for an artefact; it is gone again if the block fails.
+
+    Args:
+        folder: Where to; must not hold anything else.
 
     Raises:
-        OutputError: The folder holds something.
+        OutputError: The folder holds something already, or cannot be made.
     """
     if folder.is_file() or (folder.exists() and any(folder.iterdir())):
         raise OutputError(f"{folder} is not empty. Choose another folder with --out, or delete it.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made ({error.strerror}). Choose another folder with --out.") from error
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _member(folder: Path, name: str | None) -> StoredMember:
