@@ -48,7 +48,9 @@ SETTINGS = (
     (LLAMA_2_7B, Workload(phase="decode", seq_len=1, context_len=256, param_bits=4)),
 )
 CONFIGURATIONS = 150
-DRAWS = 10
+DRAWS = 20  # of random points
+DESIGNED_DRAWS = 6  # designs do not vary, only the noise of what is measured
+CURVE_DRAWS = 3
 DESIGNS = ("random", "quantiles", "d_optimal")
 CURVE = (0, 1, 3, 5, 10, 20)
 RECORDS = Path(__file__).resolve().parents[1] / "records" / "minilm-local"
@@ -94,7 +96,7 @@ def simulators(seed: int = 0) -> dict:
             for draw in range(DRAWS):
                 records = device.measure(specimens, workload, purpose=Purpose.EVALUATION, seed=1000 * seed + draw)
                 table = Table.of(records, InvalidRecordError)
-                for way in DESIGNS:
+                for way in DESIGNS if draw < DESIGNED_DRAWS else ("random",):
                     chosen = choose(table, [r.paper for r in records], 5, way, draw)
                     tested = np.setdiff1d(np.arange(len(table)), chosen)
                     columns = torch.from_numpy(table.features[tested])
@@ -117,7 +119,7 @@ def simulators(seed: int = 0) -> dict:
                         width = ours.predictor.log_half_width(columns).numpy()
                         off = np.abs(np.log(table.costs[tested] / predictions["metas"].numpy()))
                         inside.append((off <= width).mean(0))
-                if draw < 5:
+                if draw < CURVE_DRAWS:
                     for k in CURVE:
                         papers = [r.paper for r in records]
                         chosen = choose(table, papers, k, "random", draw) if k else np.array([], dtype=int)
@@ -129,7 +131,7 @@ def simulators(seed: int = 0) -> dict:
                             model = learnt.fit(kind, few, device.spec) if k else learnt.zero_shot(kind, device.spec)
                             said = project(model.predictor(columns), device.spec.power_cap_w).numpy()
                             curve[k][kind].append(errors_of(said, truth[tested]).mean(0))
-            worst = max(worst, max(np.mean(rows["quantiles"]["metas"][-DRAWS:], axis=0)))
+            worst = max(worst, max(np.mean(rows["quantiles"]["metas"][-DESIGNED_DRAWS:], axis=0)))
         means = {d: {m: np.mean(e, axis=0) for m, e in by.items()} for d, by in rows.items()}
         found[name] = {
             "errors": {d: {m: v.tolist() for m, v in by.items()} for d, by in means.items()},
@@ -220,7 +222,7 @@ def main() -> None:
     torch.set_num_threads(1)
     out = json.loads(options.out.read_text()) if options.out.exists() else {}
     out["settings"] = {
-        "configurations": CONFIGURATIONS, "draws": DRAWS, "samples": 5,
+        "configurations": CONFIGURATIONS, "draws": DRAWS, "designed_draws": DESIGNED_DRAWS, "samples": 5,
         "backbones": [f"{s.model_id}, {w.phase} {w.batch_size} x {max(w.seq_len, w.context_len)}, {w.param_bits} bits"
                       for s, w in SETTINGS],
     }  # fmt: skip

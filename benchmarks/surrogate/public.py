@@ -71,6 +71,8 @@ def main() -> None:
     for track_name in options.track or LOADERS:
         track = load(track_name)
         for method in options.method or [*makers, CEILING]:
+            if method == "roofline_squared" and not track.schema.squared:
+                continue  # nothing is squared there
             for name in track.sets:
                 if method != CEILING:
                     evaluate(track, name, method, makers[method](), results)

@@ -16,7 +16,7 @@ import torch
 from results import DOCS, rounded
 from transformers import BertConfig, BertForSequenceClassification
 
-from metas_peft.core.records import Workload
+from metas_peft.core.records import ProfileRecord, Workload
 from metas_peft.costs import MINILM, Counts, random_prefixes
 from metas_peft.devices import Purpose, Specimen, open_device
 from metas_peft.surrogate.shipped import shipped
@@ -35,10 +35,15 @@ def median_ms(action: Callable[[], object], repeats: int = REPEATS) -> float:
     return float(np.median(times))
 
 
-def load_and_predict(records: list) -> None:
+def load_and_predict(records: list[ProfileRecord]) -> None:
     shipped.cache_clear()
     model = shipped().fit("metas", records)
     model.predict(records[0].paper, records[0].workload)
+
+
+def load_and_predict_unseen(record: ProfileRecord) -> None:
+    shipped.cache_clear()
+    shipped().zero_shot("metas").predict(record.paper, record.workload)
 
 
 def training_step(network: BertForSequenceClassification) -> None:
@@ -75,6 +80,7 @@ def main() -> None:
     batch_ms = median_ms(lambda: model.predict(many, workload))
     price_ms, step_ms = median_ms(priced, 50), median_ms(lambda: training_step(network))
     found = {
+        "load_and_predict_once_ms": median_ms(lambda: load_and_predict_unseen(records[0])),
         "load_calibrate_and_predict_once_ms": median_ms(lambda: load_and_predict(records)),
         "calibration_ms": median_ms(lambda: shipped().fit("metas", records, device.spec)),
         "predictions_per_s": BATCH / batch_ms * 1e3,
