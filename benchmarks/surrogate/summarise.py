@@ -129,6 +129,21 @@ def _turned(block: dict[str, Any] | None) -> dict[str, Any] | None:
     return None if block is None else {**block, "gain": [-g if np.isfinite(g) else g for g in block["gain"]]}
 
 
+def _over_devices(simulators: dict[str, Any]) -> str:
+    """Means over the simulators in a sentence, the roofline beside `metas`, and how much the intervals hold."""
+
+    def mean(design: str, method: str) -> str:
+        return triple(mean_over([found["errors"][design][method] for found in simulators.values()]), 2)
+
+    parts = [f"{DESIGN_NAMES[d]} {mean(d, 'metas')} against {mean(d, 'roofline')} % of the roofline" for d in DESIGNS]
+    inside = 100 * np.mean([found["inside_80"] for found in simulators.values()], axis=0)
+    worst = max(found["worst_setting"] for found in simulators.values())
+    return (
+        f"Mean over devices, `metas`: {'; '.join(parts)}. Intervals hold {triple(inside.tolist(), 0)} % of the readings, "
+        f"{inside.mean():.0f} % over all. Largest mean error of a metric in one setting, designed points: {worst:.1f} %."
+    )
+
+
 def gates_section(gates: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     simulators = gates.get("simulators")
@@ -152,7 +167,7 @@ def gates_section(gates: dict[str, Any]) -> list[str]:
             cells += [triple(found["errors"]["random"][m], 2) for m in ("metas", "roofline")]
             cells.append(triple([100 * v for v in found["inside_80"]], 0))
             lines.append(f"| {device} | " + " | ".join(cells) + " |")
-        lines += ["", "Learning curve, random points, mean over settings: `metas` (roofline).", ""]
+        lines += ["", _over_devices(simulators), "", "Learning curve, random points, mean over settings: `metas` (roofline).", ""]
         points = list(next(iter(simulators.values()))["curve"])
         lines += ["| device | " + " | ".join(points) + " |", "|---|" + "---|" * len(points)]
         for device, found in simulators.items():
