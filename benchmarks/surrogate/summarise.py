@@ -130,17 +130,18 @@ def _turned(block: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _over_devices(simulators: dict[str, Any]) -> str:
-    """Means over the simulators in a sentence, the roofline beside `metas`, and how much the intervals hold."""
+    """Means over the simulators in a sentence, and how much the intervals hold."""
 
     def mean(design: str, method: str) -> str:
         return triple(mean_over([found["errors"][design][method] for found in simulators.values()]), 2)
 
-    parts = [f"{DESIGN_NAMES[d]} {mean(d, 'metas')} against {mean(d, 'roofline')} % of the roofline" for d in DESIGNS]
+    parts = [f"{DESIGN_NAMES[d]} {mean(d, 'metas')} % against {mean(d, 'roofline')} %" for d in DESIGNS]
     inside = 100 * np.mean([found["inside_80"] for found in simulators.values()], axis=0)
     worst = max(found["worst_setting"] for found in simulators.values())
     return (
-        f"Mean over devices, `metas`: {'; '.join(parts)}. Intervals hold {triple(inside.tolist(), 0)} % of the readings, "
-        f"{inside.mean():.0f} % over all. Largest mean error of a metric in one setting, designed points: {worst:.1f} %."
+        f"Mean over devices, `metas` against the roofline: {'; '.join(parts)}. Intervals hold "
+        f"{triple(inside.tolist(), 0)} % of the readings, {inside.mean():.0f} % over all. Largest mean error of a "
+        f"metric in one setting, points at FLOPs quantiles: {worst:.1f} %."
     )
 
 
@@ -167,7 +168,8 @@ def gates_section(gates: dict[str, Any]) -> list[str]:
             cells += [triple(found["errors"]["random"][m], 2) for m in ("metas", "roofline")]
             cells.append(triple([100 * v for v in found["inside_80"]], 0))
             lines.append(f"| {device} | " + " | ".join(cells) + " |")
-        lines += ["", _over_devices(simulators), "", "Learning curve, random points, mean over settings: `metas` (roofline).", ""]
+        lines += ["", _over_devices(simulators), ""]
+        lines += ["Learning curve, random points, mean over settings: `metas` (roofline).", ""]
         points = list(next(iter(simulators.values()))["curve"])
         lines += ["| device | " + " | ".join(points) + " |", "|---|" + "---|" * len(points)]
         for device, found in simulators.items():
