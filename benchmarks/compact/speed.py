@@ -1,10 +1,13 @@
 """Does speed follow size? Ten members of a MiniLM front against the dense model, in three backends and two batches.
 
-    python benchmarks/compact/speed.py                             # about six minutes, one thread
-    python benchmarks/compact/speed.py --members outputs/demo_fast # other members: from the path of a run
+    python benchmarks/compact/speed.py                 # about six minutes, one thread
+    python benchmarks/compact/speed.py --front phone   # a front that was priced for another device
+    python benchmarks/compact/speed.py --members outputs/RUN   # take the members from the path of a run first
 
-Writes docs/benchmarks/compact_speed.json. The members are the nested path of `metas run demo_fast` at ten sizes
-(`members.json` beside this file: heads and FFN blocks per layer); beside them stand two models of whole layers. Weights
+Writes docs/benchmarks/compact_speed_FRONT.json. The members are the nested path of a run at ten sizes
+(`members_FRONT.json` beside this file: heads and FFN blocks per layer): of `metas run demo_fast device=local
+retarget=[] hardware_profiling.power=modelled` (`local`, priced for the computer that it is timed on) or of `metas run
+demo_fast` (`phone`, priced for a Pixel 8). Beside them stand two models of whole layers. Weights
 are those of the published model, which a pass's time does not depend on. Each backend compares with the dense model in
 that backend and number format, round-robin; the dense model takes part twice, and the difference of the two is the
 noise floor. FLOPs are those of the encoder pass and the head (a look-up in the embeddings is none). A setting that is
@@ -36,14 +39,14 @@ from metas_peft.export.bench import Bench
 from metas_peft.export.members import StoredMember
 
 ROOT = Path(__file__).resolve().parents[2]
-MEMBERS = Path(__file__).with_name("members.json")
-RESULT = ROOT / "docs" / "benchmarks" / "compact_speed.json"
+FRONTS = ("local", "phone")
+RESULTS = ROOT / "docs" / "benchmarks"
 SCRATCH = ROOT / "outputs" / "compact_speed"
 SIZES = (0.90, 0.80, 0.70, 0.60, 0.55, 0.50, 0.42, 0.36, 0.30, 0.25)
 WHOLE_LAYERS = {"3 whole layers": ([12, 12, 12, 0, 0, 0],) * 2, "2 whole layers": ([12, 12, 0, 0, 0, 0],) * 2}
 BACKENDS, BATCHES, LENGTH = ("torch", "onnx", "onnx-int8"), (1, 8), 128
 TARGET = 0.9
-COMMAND = "python benchmarks/compact/speed.py"
+COMMAND = "python benchmarks/compact/speed.py --front"
 
 
 def fraction(subnet: Subnet, shape: BackboneShape) -> float:
@@ -59,17 +62,22 @@ def kept(subnet: Subnet) -> dict[str, list[int]]:
             "blocks": [len(x.ffn_blocks) * x.ffn for x in subnet.layers]}  # fmt: skip
 
 
-def choose(run: Path, shape: BackboneShape) -> None:
+def members_file(front: str) -> Path:
+    """Where the members of a front are named."""
+    return Path(__file__).with_name(f"members_{front}.json")
+
+
+def choose(run: Path, file: Path, shape: BackboneShape) -> None:
     """Take ten members from the path of a run and keep them beside this file."""
     path = [Subnet.from_dict(s) for s in read_json(run / "subnets.json")["path"]]
     sizes = np.array([fraction(s, shape) for s in path])
     chosen = [path[int(np.abs(sizes - size).argmin())] for size in SIZES]
-    write_json(MEMBERS, {"path_of": f"metas run {run.name}", "members": [kept(s) for s in chosen]})
+    write_json(file, {"path_of": f"metas run {run.name}", "members": [kept(s) for s in chosen]})
 
 
-def subnets(shape: BackboneShape) -> dict[str, Subnet]:
+def subnets(file: Path, shape: BackboneShape) -> dict[str, Subnet]:
     """Name -> what is timed."""
-    path = [Subnet.prefix(row["heads"], row["blocks"]) for row in read_json(MEMBERS)["members"]]
+    path = [Subnet.prefix(row["heads"], row["blocks"]) for row in read_json(file)["members"]]
     layers = {name: Subnet.prefix(*counts) for name, counts in WHOLE_LAYERS.items()}
     return {f"{fraction(s, shape):.1%}": s for s in path} | layers
 
@@ -98,6 +106,7 @@ def summary(table: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Measure what is missing and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--front", choices=FRONTS, default=FRONTS[0], help="which front to time")
     parser.add_argument("--members", type=Path, help="take ten members from the path of this run's folder")
     parser.add_argument("--seconds", type=float, default=4.0, help="time limit per model and setting")
     parser.add_argument("--fresh", action="store_true", help="measure everything again")
@@ -107,9 +116,10 @@ def main() -> None:
     torch.set_num_threads(1)
     network = load_backbone("minilm", n_labels=2).model.eval()
     shape = shape_of(network, (), "minilm")
+    file, target = members_file(options.front), RESULTS / f"compact_speed_{options.front}.json"
     if options.members is not None:
-        choose(options.members, shape)
-    names = {"dense": Subnet.dense(shape), **subnets(shape)}
+        choose(options.members, file, shape)
+    names = {"dense": Subnet.dense(shape), **subnets(file, shape)}
     dense, *members = store(names, network, shape)
     if options.prepare:
         for member in (dense, *members):
@@ -117,7 +127,7 @@ def main() -> None:
                 files = SCRATCH / "onnx" / member.key
                 prepare(KNOWN[backend], Workload(seq_len=8), lambda m=member: load(m.folder), files, 1)
         return
-    result: dict[str, Any] = {"tables": []} if options.fresh or not RESULT.exists() else read_json(RESULT)
+    result: dict[str, Any] = {"tables": []} if options.fresh or not target.exists() else read_json(target)
     done = {(t["backend"], t["batch_size"]) for t in result["tables"]}
     # Several passes in a row, so that caches are as warm as in use.
     rules = TimingRules(tolerance=0.005, seconds_per_subject=options.seconds, trial_s=0.25, flight_size=16)
@@ -129,13 +139,13 @@ def main() -> None:
             table = dataclasses.asdict(bench.run(backend, Workload(batch_size=batch, seq_len=LENGTH)))
             result["tables"].append({**table, "at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())})
             result |= {
-                "command": COMMAND, "machine": describe_machine(), "software": describe_software(),
-                "model": "minilm", "members_from": read_json(MEMBERS)["path_of"],
+                "command": f"{COMMAND} {options.front}", "machine": describe_machine(), "software": describe_software(),
+                "model": "minilm", "members_from": read_json(file)["path_of"],
                 "members": {name: kept(subnet) for name, subnet in names.items()},
                 "target": TARGET,
                 "summary": {f"{t['backend']}, batch {t['batch_size']}": summary(t) for t in result["tables"]},
             }  # fmt: skip
-            write_json(RESULT, result)
+            write_json(target, result)
             print(f"{backend}, batch {batch}: {result['summary'][f'{backend}, batch {batch}']}", flush=True)
 
 
