@@ -87,7 +87,7 @@ def write_adapter(model: Any, folder: Path, *, about: dict[str, Any], base: str 
         modules, task_type=task_type(model), modules_to_save=heads, fan_in_fan_out=transposed, base=base
     )
     config.inference_mode = True
-    config.target_modules = sorted(config.target_modules)  # PEFT keeps a set, whose order changes from run to run
+    config.target_modules = sorted(config.target_modules or ())  # PEFT keeps a set, whose order changes from run to run
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS) as temporary:
         save_file({f"base_model.model.{n}": t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary,
@@ -117,7 +117,7 @@ def save_adapter(
     reorder(model, shape, inverse(heads), inverse(neurons))
     try:
         about = {"family": shape.family, "model_id": shape.model_id, "n_layers": shape.n_layers}
-        write_adapter(model, folder, about=about, base=model.config.name_or_path or None)
+        write_adapter(model, folder, about=about, base=str(getattr(model.config, "name_or_path", "")) or None)
     finally:
         reorder(model, shape, heads, neurons)
     with replacing(folder / ORDER) as temporary:

@@ -109,7 +109,7 @@ class HeadlessAttention(nn.Module):
         layer_idx: Place in the cache.
     """
 
-    def __init__(self, name: str, output: nn.Module) -> None:
+    def __init__(self, name: str, output: Any) -> None:
         super().__init__()
         self.layer_idx = 0
         self._name = name

@@ -41,8 +41,9 @@ def cut(model: Any, shape: BackboneShape, subnet: Subnet) -> None:
                     put(layer, path, make())
         for module in layer.modules():
             # A cache holds one entry per remaining layer, counted from 0.
-            if getattr(module, "layer_idx", None) is not None:
-                module.layer_idx = len(kept)
+            holder: Any = module
+            if getattr(holder, "layer_idx", None) is not None:
+                holder.layer_idx = len(kept)
         kept.append(layer)
     put(model, layout.stack_path, kept)
     for config in text_configs(model):

@@ -42,9 +42,10 @@ def gate_presence(layer: nn.Module, table: SubLayer, gate: Gate) -> list[Any]:
     """Multiply a sub-layer's presence: the residual alone at 0, the sub-layer at 1; as `gate_layer` else."""
 
     def hook(module: Any, args: Any, kwargs: Any, out: Any) -> Any:
-        if table.residual is None:
+        position = table.residual
+        if position is None:
             return _first(out, lambda y: y * gate().to(y.dtype))
-        return _first(out, lambda y: lerp(_argument(args, kwargs, table.residual), y, gate()))
+        return _first(out, lambda y: lerp(_argument(args, kwargs, position), y, gate()))
 
     return [get(layer, table.block).register_forward_hook(hook, with_kwargs=True)]
 

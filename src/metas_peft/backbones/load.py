@@ -78,7 +78,7 @@ def load_backbone(
         else:
             try:
                 model = transformers.AutoModelForSequenceClassification.from_pretrained(
-                    location, dtype=torch.float32, local_files_only=not hub_is_reachable(), **options
+                    location or name, dtype=torch.float32, local_files_only=not hub_is_reachable(), **options
                 )
             except (OSError, RuntimeError, SafetensorError, ValueError) as error:
                 raise BackboneUnavailableError(

@@ -43,7 +43,8 @@ def fingerprint(tensors: dict[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        values: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+        digest.update(values)
     return digest.hexdigest()
 
 
@@ -152,7 +153,8 @@ def backbone_of(plan: dict[str, Any]) -> tuple[Any, Any]:
     if not (isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)):
         raise TypeError(f"{plan['architecture']!r} is no model architecture")
     values = {k: v for k, v in plan["config"].items() if not k.startswith("_") and k not in RUN_TIME}
-    return architecture, architecture.config_class.from_dict(values)
+    config_class: Any = architecture.config_class
+    return architecture, config_class.from_dict(values)
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:

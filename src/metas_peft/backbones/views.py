@@ -60,7 +60,7 @@ class PrefixLinear(nn.Module):
 
     def _rows(self, x: torch.Tensor, low: torch.Tensor | None, start: int, end: int) -> torch.Tensor:
         weight, bias = self.base_layer.weight, self.base_layer.bias
-        bias = None if bias is None else bias[start:end]
+        bias: Any = None if bias is None else bias[start:end]
         if self.is_transposed:
             flat = x.reshape(-1, x.shape[-1])
             y = torch.addmm(bias, flat, weight[: self.n_in, start:end]).view(*x.shape[:-1], end - start)

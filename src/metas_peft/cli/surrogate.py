@@ -240,7 +240,11 @@ def _bar(title: str) -> "Generator[Callable[[float], None]]":
     from tqdm.auto import tqdm
 
     with tqdm(total=100, desc=title, delay=2.0, leave=False, dynamic_ncols=True) as bar:
-        yield lambda part: bar.update(round(100 * part) - bar.n)
+
+        def show(part: float) -> None:
+            bar.update(round(100 * part) - bar.n)
+
+        yield show
 
 
 def _show_errors(devices: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], title: str) -> None:

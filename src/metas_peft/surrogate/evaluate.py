@@ -122,7 +122,7 @@ def _device(
     samples: int, draws: int, seed: list[int],
 ) -> dict[str, Errors]:  # fmt: skip
     """Errors of all methods on one device."""
-    measured = np.isfinite(own.costs).any(0)
+    measured = np.isfinite(np.atleast_2d(own.costs)).sum(axis=0) > 0
     if not measured[1]:
         raise CalibrationError("latency was never measured on this device. Measure it.")
     # A metric that nobody measured here is carried along as a copy of latency, and its errors are not told.

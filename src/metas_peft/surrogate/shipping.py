@@ -44,6 +44,10 @@ class Plan:
     checks: int = 200
 
 
+def _ignore(part: float) -> None:
+    """Nobody asked how far it is."""
+
+
 def make_surrogate(
     seed: int = 0, plan: Plan | None = None, progress: Callable[[float], None] | None = None
 ) -> MetaTrained:
@@ -54,9 +58,9 @@ def make_surrogate(
         plan: How much of everything.
         progress: Called with the finished part in [0, 1].
     """
-    plan = plan or Plan()
+    amount, notify = plan or Plan(), progress or _ignore
     rng = np.random.default_rng([seed, 9])
-    made_up = [make_up(rng) for _ in range(plan.devices)]
+    made_up = [make_up(rng) for _ in range(amount.devices)]
     table, specs = _table(made_up[:PRIOR_DEVICES], rng)
     roofline = RooflineKind.learn(table, specs)
     universes = [_expecting(m, roofline, None if rng.random() < WITHOUT_SHEET else m.spec) for m in made_up]
@@ -64,18 +68,18 @@ def make_surrogate(
     recipe = Recipe(GATES, scales, CLEAN, devices=4, groups=32, queries=24, exact=True, made_up=1.0)
     networks = tuple(
         train_network(
-            new_network(recipe, universes, 100 * seed + n), recipe, universes, plan.schedule, seed=100 * seed + n,
-            progress=None if progress is None else lambda part, n=n: progress(0.95 * (n + part) / plan.networks),
+            new_network(recipe, universes, 100 * seed + n), recipe, universes, amount.schedule, seed=100 * seed + n,
+            progress=lambda part, n=n: notify(0.95 * (n + part) / amount.networks),
         )
-        for n in range(plan.networks)
+        for n in range(amount.networks)
     )  # fmt: skip
-    checks = [make_up(rng) for _ in range(plan.checks)]
+    checks = [make_up(rng) for _ in range(amount.checks)]
     trials = [_trial(recipe, _expecting(m, roofline, m.spec), rng) for m in checks]
     few_shot = FewShot(GATES, scales, networks)
     few_shot = replace(few_shot, widths=_widths(few_shot, trials))
     metas = MetasKind(few_shot, roofline.typical)
     kinds: dict[str, PredictorKind] = {"metas": metas, "roofline": roofline}
-    errors = _errors(kinds, [make_up(rng) for _ in range(plan.checks)], rng, seed)
+    errors = _errors(kinds, [make_up(rng) for _ in range(amount.checks)], rng, seed)
     columns = np.concatenate([m.columns for m in made_up])
     ranges = {name: _range(columns[:, COLUMNS.index(name)]) for name in ("flops", "weight_bytes", "act_bytes", "n_ops")}
     if progress is not None:
@@ -151,7 +155,7 @@ def _table(made_up: Sequence[MadeUp], rng: np.random.Generator) -> tuple[Table, 
     index = np.repeat(np.arange(len(made_up)), sizes)
     table = Table(
         tuple(names), index, index.copy(), np.concatenate([m.columns for m in made_up]),
-        np.exp(np.concatenate([_read(m.universe.logs, rng) for m in made_up])),
+        np.exp(np.concatenate([_read(np.asarray(m.universe.logs), rng) for m in made_up])),
     )  # fmt: skip
     return table, {name: replace(m.spec, device_id=name) for name, m in zip(names, made_up, strict=True)}
 
