@@ -4,12 +4,9 @@ Costs do not depend on the values of weights, so random ones are as good as trai
 forward of random tokens, a decoder's a prefill or one new token behind a cache of random ones.
 """
 
-import contextlib
 import copy
-import logging
 import tempfile
-import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +15,17 @@ import transformers
 
 from metas_peft.backbones import compact, shape_of
 from metas_peft.backbones.load import load_backbone
-from metas_peft.core.errors import MeasurementError, UsageError
+from metas_peft.core.errors import ExportError, MeasurementError, UsageError
 from metas_peft.core.records import Subnet, Workload
 from metas_peft.devices import Specimen
 from metas_peft.devices.meters.registry import CPU, CUDA, ONNX, ROCM
-
-logger = logging.getLogger(__name__)
+from metas_peft.export.backends import Backend, prepare
+from metas_peft.export.quiet import quiet
 
 Pass = Callable[[], object]
 
 DTYPES = {32: torch.float32, 16: torch.bfloat16}
-FORMATS = {CPU: (32, 16, 8), ONNX: (32, 8), CUDA: (32, 16), ROCM: (32, 16)}
+FORMATS = {CPU: (32, 16, 8), ONNX: (32, 8, 4), CUDA: (32, 16), ROCM: (32, 16)}
 
 
 def processor_threads() -> int:
@@ -57,7 +54,6 @@ class LocalModels:
         loaded = load_backbone(backbone, n_labels=2, weights=weights, seed=seed)
         self._network = loaded.model
         self.shape = shape_of(loaded.model, (), loaded.name)
-        self._exported: dict[tuple[str, int], Path] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="metas-profile-")
 
     def specimen(self, subnet: Subnet) -> Specimen:
@@ -109,74 +105,21 @@ class LocalModels:
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def _onnx_pass(self, subnet: Subnet, workload: Workload) -> Pass:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        path = self._onnx_file(subnet, workload.param_bits)
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        names = {i.name for i in session.get_inputs()}
-        feed = {n: t.numpy() for n, t in self._inputs(workload, "cpu").items() if n in names}
-        return lambda: session.run(None, feed)
-
-    def _onnx_file(self, subnet: Subnet, bits: int) -> Path:
-        """The exported model, quantised where that is asked for; exported once per configuration."""
-        key = (subnet.key, bits)
-        if key not in self._exported:
-            plain = self._exported.get((subnet.key, 32)) or self._export(subnet)
-            self._exported[subnet.key, 32] = plain
-            if bits == 8:
-                self._exported[key] = _quantised_onnx(plain)
-        return self._exported[key]
-
-    def _export(self, subnet: Subnet) -> Path:
-        model = compact(self._network, self.shape, subnet)
-        model.set_attn_implementation("eager")
-        path = Path(self._folder.name) / f"{subnet.key}.onnx"
-        example = self._inputs(Workload(batch_size=2, seq_len=16), "cpu")
-        sizes = {0: torch.export.Dim("batch", max=512), 1: torch.export.Dim("length", max=512)}
+        """What `metas export` writes, exported once per configuration."""
+        files = Path(self._folder.name) / subnet.key
+        backend = Backend(ONNX, workload.param_bits)
         try:
-            with _quiet("torch"), torch.inference_mode():
-                torch.onnx.export(
-                    model, (), str(path), kwargs=example, dynamo=True, verbose=False, external_data=False,
-                    dynamic_shapes=dict.fromkeys(example, sizes),
-                )  # fmt: skip
-        except Exception as error:  # the exporter raises many kinds
-            raise MeasurementError(f"Configuration {subnet.key} could not be exported to ONNX: {error}") from error
-        return path
-
-
-def _quantised_onnx(path: Path) -> Path:
-    import onnx
-    from onnxruntime.quantization import quantize_dynamic
-
-    smaller = path.with_suffix(".int8.onnx")
-    model: Any = onnx.load(str(path))
-    # Shapes that the exporter noted contradict those that the quantiser infers.
-    del model.graph.value_info[:]
-    with _quiet(None):
-        quantize_dynamic(model, str(smaller))
-    return smaller
+            ready = prepare(
+                backend, workload, lambda: compact(self._network, self.shape, subnet).eval(), files, self.threads
+            )
+        except ExportError as error:
+            raise MeasurementError(f"Configuration {subnet.key} cannot be measured: {error}") from error
+        return ready.run
 
 
 def _dynamically_quantised(model: Any) -> Any:
-    with _quiet("torch"):
+    with quiet():
         return torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {torch.nn.Linear}, dtype=torch.qint8)
-
-
-@contextlib.contextmanager
-def _quiet(name: str | None) -> Generator[None]:
-    """Without the advice that exporters and quantisers give of their own internals."""
-    talker = logging.getLogger(name)
-    level = talker.level
-    talker.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        talker.setLevel(level)
 
 
 def _decoding(model: Any, inputs: dict[str, torch.Tensor], workload: Workload, device: str) -> Pass:
