@@ -82,7 +82,7 @@ class Ina219Power(PowerSampler):
         try:
             module: Any = importlib.import_module("smbus2")
         except ImportError as error:
-            raise MeterUnavailableError(f"INA219: needs smbus2, which is not installed. {INSTALL}") from error
+            raise MeterUnavailableError(f"INA219: needs smbus2, which is not installed. Run: {INSTALL}") from error
         try:
             opened = module.SMBus(bus)
         except PermissionError as error:

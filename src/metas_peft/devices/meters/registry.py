@@ -258,7 +258,8 @@ def open_first(runtime: str, options: Mapping[str, str] | None = None) -> Meter:
                 return kind.opened(options)
             except MeterUnavailableError as error:
                 refused.append(error)
-    reasons = " ".join(str(error) for error in refused)
+    # Several meters may lack the same thing.
+    reasons = " ".join(dict.fromkeys(str(error) for error in refused))
     permission = next((error for error in refused if isinstance(error, MeterPermissionError)), None)
     if permission is not None:
         raise MeterPermissionError(str(permission)) from permission

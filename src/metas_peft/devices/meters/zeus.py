@@ -38,7 +38,7 @@ def zeus_module(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise MeterUnavailableError(
-            f"Reading power meters needs Zeus, which is not installed ({error}). {INSTALL}"
+            f"Reading power meters needs Zeus, which is not installed ({error}). Run: {INSTALL}"
         ) from error
 
 
