@@ -64,8 +64,9 @@ def read_run(run: str) -> RunFile:
         raise UnknownNameError(f"{run} is a folder; name a run file, such as {path / 'config.yaml'}.")
     elif path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         here = [str(p) for p in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
+        folder = "this folder" if path.parent == Path() else str(path.parent)
         raise UnknownNameError(
-            f"No run file at {run}; " + (nearest(run, here) if here else f"{path.parent} holds no run files.")
+            f"No run file at {run}; " + (nearest(run, here) if here else f"{folder} holds no run files.")
         )
     else:
         raise UnknownNameError(f"No run file or packaged run is called {run!r}; {nearest(run, packaged())}")
