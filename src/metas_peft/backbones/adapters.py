@@ -10,6 +10,7 @@ from metas_peft.backbones.family import get, put
 from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.lora_config import Adapted, lora_config
 from metas_peft.backbones.parts import ADAPTER, base_of, is_adapted, lora_maps, map_axes, rows_of, sizes_of
+from metas_peft.core.errors import UnsupportedBackboneError
 from metas_peft.core.records import AdapterSite, BackboneShape
 from metas_peft.costs.paper import site_ends
 
@@ -20,6 +21,7 @@ __all__ = [
     "ADAPTER",
     "add_lora",
     "adapter_site",
+    "adapter_sites",
     "inverse",
     "is_adapted",
     "lora_maps",
@@ -86,6 +88,34 @@ def adapter_site(layout: Layout, name: str, rank: int) -> AdapterSite:
     owned = sum(p.length(get(layer, p.path)) for p in layout.parts(table) if p.path == path)
     ends = (total - owned, owned // units)
     return site if ends == plain_ends(layout).get(name) else replace(site, ends=ends)
+
+
+def adapter_sites(model: Any) -> tuple[AdapterSite, ...]:
+    """The sites of the LoRA adapters that a `transformers` model has already.
+
+    Raises:
+        UnsupportedBackboneError: Layers differ in what is adapted or in its rank, or an adapter is no plain LoRA.
+    """
+    layout = Layout(model)
+    found: list[dict[str, int]] = []
+    for layer in layout.layers:
+        modules = {name: layout.projection(layer, name) for name in layout.sites}
+        adapted = {name: module for name, module in modules.items() if is_adapted(module)}
+        for name, module in adapted.items():
+            if getattr(module, "lora_variant", None):
+                variant = type(module.lora_variant[ADAPTER]).__name__
+                raise UnsupportedBackboneError(
+                    f"The adapter of {name} is a variant of LoRA ({variant}), whose ranks cannot be gated or cut one "
+                    "by one. Use plain LoRA."
+                )
+        found.append({name: lora_maps(module)[0].weight.shape[0] for name, module in adapted.items()})
+    for i, ranks in enumerate(found):
+        if ranks != found[0]:
+            raise UnsupportedBackboneError(
+                f"Layer {i} has adapters of other ranks ({ranks}) than layer 0 ({found[0]}). Gates need the same "
+                "targets and ranks in every layer: leave out layers_to_transform and the patterns for single layers."
+            )
+    return tuple(adapter_site(layout, name, rank) for name, rank in found[0].items())
 
 
 def plain_ends(layout: Layout) -> dict[str, tuple[int, int]]:

@@ -1,6 +1,7 @@
 """Gates on a layer by forward hooks: what multiplies a sub-layer's presence, and what multiplies its units.
 
-Hooks change no module and leave no trace when their handles are removed.
+Hooks change no module and leave no trace when their handles are removed. A gate that gives None is open: its hook does
+nothing at all.
 """
 
 from collections.abc import Callable
@@ -11,14 +12,10 @@ from torch import nn
 
 from metas_peft.backbones.family import SubLayer, get
 from metas_peft.backbones.layout import Layout
-from metas_peft.backbones.parts import Part
+from metas_peft.backbones.multiply import blend, scale_units
+from metas_peft.backbones.parts import Part, lora_maps
 
-Gate = Callable[[], torch.Tensor]
-
-
-def lerp(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    """Exactly x at z = 0 and exactly y at z = 1, which x + z (y - x) is not in floating point."""
-    return torch.lerp(x.to(y.dtype), y, z.to(y.dtype))
+Gate = Callable[[], torch.Tensor | None]
 
 
 def gate_layer(layer: nn.Module, gate: Gate) -> list[Any]:
@@ -33,7 +30,8 @@ def gate_layer(layer: nn.Module, gate: Gate) -> list[Any]:
     """
 
     def hook(module: Any, args: Any, kwargs: Any, out: Any) -> Any:
-        return _first(out, lambda y: lerp(_argument(args, kwargs, 0), y, gate()))
+        z = gate()
+        return out if z is None else _first(out, lambda y: blend(argument(args, kwargs, 0), y, z))
 
     return [layer.register_forward_hook(hook, with_kwargs=True)]
 
@@ -42,10 +40,12 @@ def gate_presence(layer: nn.Module, table: SubLayer, gate: Gate) -> list[Any]:
     """Multiply a sub-layer's presence: the residual alone at 0, the sub-layer at 1; as `gate_layer` else."""
 
     def hook(module: Any, args: Any, kwargs: Any, out: Any) -> Any:
-        position = table.residual
+        z, position = gate(), table.residual
+        if z is None:
+            return out
         if position is None:
-            return _first(out, lambda y: y * gate().to(y.dtype))
-        return _first(out, lambda y: lerp(_argument(args, kwargs, position), y, gate()))
+            return _first(out, lambda y: scale_units(y, z[None]))
+        return _first(out, lambda y: blend(argument(args, kwargs, position), y, z))
 
     return [get(layer, table.block).register_forward_hook(hook, with_kwargs=True)]
 
@@ -70,10 +70,20 @@ def gate_units(layout: Layout, layer: nn.Module, table: SubLayer, gate: Gate) ->
     return handles
 
 
+def gate_ranks(module: Any, gate: Gate) -> Any:
+    """Multiply each rank of an adapted projection between A and B; as `gate_units` else, with one handle."""
+
+    def hook(module: Any, args: Any, out: torch.Tensor) -> torch.Tensor:
+        z = gate()
+        return out if z is None else scale_units(out, z)
+
+    return lora_maps(module)[0].register_forward_hook(hook)
+
+
 def _gate_input(module: nn.Module, gate: Gate) -> Any:
     def hook(module: Any, args: Any) -> Any:
-        z = gate().to(args[0].dtype)
-        return (args[0] * z.repeat_interleave(args[0].shape[-1] // len(z)), *args[1:])
+        z = gate()
+        return args if z is None else (scale_units(args[0], z), *args[1:])
 
     return module.register_forward_pre_hook(hook)
 
@@ -83,11 +93,14 @@ def _gate_parameters(module: Any, part: Part, gate: Gate) -> list[Any]:
     kept: dict[str, torch.Tensor] = {}
 
     def scale(module: Any, args: Any) -> None:
+        z = gate()
+        if z is None:
+            return
         for name, axis in part.tensors:
             weight = kept[name] = module._parameters[name]
-            z = gate().to(weight.dtype)
             shape = [-1 if a == axis else 1 for a in range(weight.ndim)]
-            module._parameters[name] = weight * z.repeat_interleave(weight.shape[axis] // len(z)).view(shape)
+            each = z.to(weight.dtype).repeat_interleave(weight.shape[axis] // len(z))
+            module._parameters[name] = weight * each.view(shape)
 
     def restore(module: Any, args: Any, out: Any) -> None:
         module._parameters.update(kept)
@@ -102,5 +115,6 @@ def _first(out: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     return (function(out[0]), *out[1:]) if isinstance(out, tuple) else function(out)
 
 
-def _argument(args: Any, kwargs: Any, position: int) -> torch.Tensor:
+def argument(args: Any, kwargs: Any, position: int) -> torch.Tensor:
+    """The hidden states that a block is given, by position or by name."""
     return args[position] if len(args) > position else kwargs["hidden_states"]

@@ -17,6 +17,7 @@ from torch import nn
 from metas_peft.backbones.blocks import ZeroAttention
 from metas_peft.backbones.family import SubLayer, get, put
 from metas_peft.backbones.layout import Layout
+from metas_peft.backbones.multiply import scale_units
 from metas_peft.backbones.parts import base_of, is_adapted, lora_maps, map_axes, sizes_of
 from metas_peft.core.errors import SubnetError, UnsupportedBackboneError
 from metas_peft.core.records import BackboneShape, Subnet
@@ -46,7 +47,7 @@ class PrefixLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., n_in) -> (..., segments * n_out)."""
         if self.input_gate is not None:
-            x = x * self.input_gate.to(x.dtype).repeat_interleave(x.shape[-1] // len(self.input_gate))
+            x = scale_units(x, self.input_gate)
         low: torch.Tensor | None = None
         if is_adapted(self.inner) and self.n_rank != 0:
             a, _, _ = lora_maps(self.inner)

@@ -1,6 +1,21 @@
 """Hard-concrete gates on layers, heads, FFN blocks and LoRA ranks."""
 
-from metas_peft.gates.attach import gate_values, gated, masked
+from metas_peft.gates.attach import Attachment, attach, gate_values, gated, masked
+from metas_peft.gates.decide import expected_subnet
+from metas_peft.gates.files import load_gates, save_gates
 from metas_peft.gates.gate_set import GRANULARITIES, GateSet, GateValues, counts_of
 
-__all__ = ["GRANULARITIES", "GateSet", "GateValues", "counts_of", "gate_values", "gated", "masked"]
+__all__ = [
+    "GRANULARITIES",
+    "Attachment",
+    "GateSet",
+    "GateValues",
+    "attach",
+    "counts_of",
+    "expected_subnet",
+    "gate_values",
+    "gated",
+    "load_gates",
+    "masked",
+    "save_gates",
+]

@@ -1,16 +1,20 @@
 """Gates on a model by forward hooks: attaching changes no module, detaching leaves no trace."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from metas_peft.backbones import Layout
-from metas_peft.backbones.adapters import is_adapted, lora_maps
-from metas_peft.backbones.hooks import gate_layer, gate_presence, gate_units
+from metas_peft.backbones.adapters import is_adapted
+from metas_peft.backbones.hooks import argument, gate_layer, gate_presence, gate_ranks, gate_units
 from metas_peft.core.records import BackboneShape, Subnet
-from metas_peft.gates.gate_set import GateValues, gate_shapes
+from metas_peft.gates.decide import expected_subnet
+from metas_peft.gates.gate_set import GRANULARITIES, GateSet, GateValues, gate_shapes
+
+_PASS = "_metas_gates"  # on the hidden states that enter a layer: the gates of the pass they belong to
 
 
 def gate_values(subnet: Subnet, shape: BackboneShape) -> GateValues:
@@ -28,48 +32,72 @@ def gate_values(subnet: Subnet, shape: BackboneShape) -> GateValues:
     return GateValues(**tensors)
 
 
+class Attachment:
+    """Gates that are on a model; a context manager that takes them off.
+
+    Args:
+        handles: Handles of the hooks.
+    """
+
+    def __init__(self, handles: list[Any]) -> None:
+        self._handles = handles
+
+    def detach(self) -> None:
+        """Take the gates off: the model is what it was. Calling it again does nothing."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def __enter__(self) -> "Attachment":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.detach()
+
+
+def attach(gates: GateSet, model: Any) -> Attachment:
+    """Put gates on a model, until `detach` or the end of a `with` block.
+
+    A pass in training mode runs under fresh samples (under open gates while `gates.are_held_open`), one in evaluation
+    mode under the zeros and ones of `expected_subnet`.
+
+    Args:
+        gates: The gates.
+        model: The PEFT model, or the `transformers` model that they were made for.
+    """
+    network = _network(model)
+    decided: list[tuple[tuple[int, ...], GateValues]] = []
+
+    def draw() -> GateValues | None:
+        if gates.are_held_open:
+            return None
+        if network.base_model.training:
+            return gates.sample()
+        version = tuple(a._version for a in gates.log_alpha.values())
+        if not decided or decided[0][0] != version:
+            decided[:] = [(version, gate_values(expected_subnet(gates), gates.shape))]
+        return decided[0][1]
+
+    return Attachment(_install(network, gates.shape, draw, gates.granularities))
+
+
 @contextlib.contextmanager
-def gated(model: Any, shape: BackboneShape, draw: Callable[[], GateValues]) -> Iterator[None]:
-    """Run a model under gates for the length of a block.
+def gated(
+    model: Any,
+    shape: BackboneShape,
+    draw: Callable[[], GateValues | None],
+    granularities: Iterable[str] = GRANULARITIES,
+) -> Iterator[None]:
+    """Run a model under gate values of one's own for the length of a block.
 
     Args:
         model: `transformers` model, with or without LoRA modules.
         shape: Its shape.
-        draw: Called once at the start of every pass; gives that pass's gate values.
+        draw: Called once at the start of every pass; gives that pass's gate values, or None where all are open. No
+            slope reaches a value of exactly 0.
+        granularities: Those that `draw` sets; the others cost nothing.
     """
-    layout = Layout(model)
-    current: list[GateValues] = []
-    device = next(model.parameters()).device
-
-    def begin(module: Any, args: Any, kwargs: Any) -> None:
-        current[:] = [GateValues(**{name: z.to(device) for name, z in vars(draw()).items()})]
-
-    def value(name: str, i: int) -> Callable[[], torch.Tensor]:
-        return lambda: getattr(current[0], name)[i]
-
-    handles = [model.base_model.register_forward_pre_hook(begin, with_kwargs=True)]
-    for i, layer in enumerate(layout.layers):
-        attention, ffn = layout.attention(layer), layout.ffn(layer)
-        handles += [
-            *gate_layer(layer, value("layer", i)),
-            *gate_presence(layer, attention, value("attention", i)),
-            *gate_presence(layer, ffn, value("ffn", i)),
-            *gate_units(layout, layer, attention, value("head", i)),
-            *gate_units(layout, layer, ffn, value("ffn_block", i)),
-        ]
-        for m, site in enumerate(shape.sites):
-            module = layout.projection(layer, site.name)
-            if is_adapted(module):
-
-                def ranks(module: Any, args: Any, out: Any, i: int = i, m: int = m, r: int = site.rank) -> Any:
-                    return out * current[0].rank[i, m, :r].to(out.dtype)
-
-                handles.append(lora_maps(module)[0].register_forward_hook(ranks))
-    try:
+    with Attachment(_install(_network(model), shape, draw, granularities)):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextlib.contextmanager
@@ -78,3 +106,100 @@ def masked(model: Any, shape: BackboneShape, subnet: Subnet) -> Iterator[None]:
     values = gate_values(subnet, shape)
     with gated(model, shape, lambda: values):
         yield
+
+
+def _network(model: Any) -> Any:
+    """The `transformers` model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+class _Passes:
+    """Which gates the running pass has: those drawn at its start, also when a layer is computed again backwards."""
+
+    def __init__(self, draw: Callable[[], GateValues | None], granularities: Iterable[str], n_layers: int) -> None:
+        self._draw = draw
+        self._granularities = tuple(granularities)
+        self._open = [dict[str, torch.Tensor]()] * n_layers
+        self._newest = self._open
+        self.running = list(self._open)  # per layer: granularity -> that layer's gates
+
+    def begin(self, module: Any, args: Any, kwargs: Any) -> None:
+        """A pass of the whole model starts."""
+        values = self._draw()
+        if values is None:
+            self._newest = self._open
+            return
+        device = next(module.parameters()).device
+        columns = [getattr(values, name).to(device).unbind(0) for name in self._granularities]
+        self._newest = [dict(zip(self._granularities, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def enter(self, i: int, states: torch.Tensor) -> None:
+        """Hidden states enter layer i, or a module in it.
+
+        Checkpointed layers are computed again during the backward pass, when another pass may have begun. They are
+        given the very tensors of the first time, which is how their gates are found.
+        """
+        if torch._C._current_graph_task_id() != -1:
+            self.running[i] = getattr(states, _PASS, self.running[i])
+
+    def start(self, i: int, states: torch.Tensor) -> None:
+        """Hidden states enter layer i as a whole."""
+        if torch._C._current_graph_task_id() == -1:
+            self.running[i] = self._newest[i]
+            setattr(states, _PASS, self._newest[i])
+        else:
+            self.enter(i, states)
+
+
+def _install(
+    network: Any, shape: BackboneShape, draw: Callable[[], GateValues | None], granularities: Iterable[str]
+) -> list[Any]:
+    """Hooks for the granularities alone; gives their handles."""
+    layout, wanted = Layout(network), set(granularities)
+    passes = _Passes(draw, [g for g in GRANULARITIES if g in wanted], shape.n_layers)
+
+    def gate(name: str, i: int) -> Callable[[], torch.Tensor | None]:
+        return lambda: passes.running[i].get(name)
+
+    handles = [network.base_model.register_forward_pre_hook(passes.begin, with_kwargs=True)]
+    for i, layer in enumerate(layout.layers):
+        attention, ffn = layout.attention(layer), layout.ffn(layer)
+        handles += _follow(passes, i, layer)
+        if "layer" in wanted:
+            handles += gate_layer(layer, gate("layer", i))
+        for table, presence, units in ((attention, "attention", "head"), (ffn, "ffn", "ffn_block")):
+            if presence in wanted:
+                handles += gate_presence(layer, table, gate(presence, i))
+            if units in wanted:
+                handles += gate_units(layout, layer, table, gate(units, i))
+        if "rank" in wanted:
+            handles += _gate_sites(layout, layer, shape, gate("rank", i))
+    return handles
+
+
+def _follow(passes: _Passes, i: int, layer: Any) -> list[Any]:
+    def into_layer(module: Any, args: Any, kwargs: Any) -> None:
+        passes.start(i, argument(args, kwargs, 0))
+
+    def into_part(module: Any, args: Any, kwargs: Any) -> None:
+        if args or "hidden_states" in kwargs:
+            passes.enter(i, argument(args, kwargs, 0))
+
+    return [
+        layer.register_forward_pre_hook(into_layer, with_kwargs=True),
+        *(m.register_forward_pre_hook(into_part, with_kwargs=True) for m in layer.children()),
+    ]
+
+
+def _gate_sites(layout: Layout, layer: Any, shape: BackboneShape, gate: Callable[[], torch.Tensor | None]) -> list[Any]:
+    handles = []
+    for m, site in enumerate(shape.sites):
+        module = layout.projection(layer, site.name)
+        if is_adapted(module):
+
+            def ranks(m: int = m, r: int = site.rank) -> torch.Tensor | None:
+                z = gate()
+                return None if z is None else z[m, :r]
+
+            handles.append(gate_ranks(module, ranks))
+    return handles

@@ -1,12 +1,15 @@
 """The trainable gates of a backbone: one tensor of log-odds per granularity, and what they expect to keep."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from peft import PeftModel
 from torch import nn
 
+from metas_peft.backbones.adapters import adapter_sites
+from metas_peft.backbones.shape import shape_of
 from metas_peft.core.errors import UnknownNameError, nearest
 from metas_peft.core.records import BackboneShape
 from metas_peft.costs import Counts
@@ -54,6 +57,8 @@ def gate_shapes(shape: BackboneShape) -> dict[Granularity, tuple[int, ...]]:
 class GateSet(nn.Module):
     """Hard-concrete gates on any combination of granularities.
 
+    The samples come from a generator of its own on the CPU, which is part of what `gates.files` saves.
+
     Args:
         shape: Shape of the backbone.
         granularities: Which granularities are gated; the others stay open.
@@ -63,6 +68,9 @@ class GateSet(nn.Module):
 
     Raises:
         UnknownNameError: An unknown granularity.
+
+    Attributes:
+        are_held_open: Whether passes of an attached model run with open gates, as in a warm-up.
     """
 
     def __init__(
@@ -77,20 +85,37 @@ class GateSet(nn.Module):
         super().__init__()
         self.shape = shape
         self.temperature = temperature
-        self.granularities = tuple(granularities)
-        for name in self.granularities:
+        wanted = tuple(granularities)
+        for name in wanted:
             if name not in GRANULARITIES:
                 raise UnknownNameError(f"Unknown gate granularity {name!r}: {nearest(name, GRANULARITIES)}")
+        self.granularities: tuple[Granularity, ...] = tuple(g for g in GRANULARITIES if g in wanted)
+        self.are_held_open = False
         start = hard_concrete.log_alpha_for(probability_open, temperature)
-        self._shapes = gate_shapes(shape)
-        self.log_alpha = nn.ParameterDict(
-            {name: nn.Parameter(torch.full(self._shapes[name], start)) for name in self.granularities}  # type: ignore[index]
-        )
-        self._generator = torch.Generator().manual_seed(seed)
+        shapes = gate_shapes(shape)
+        self.log_alpha = nn.ParameterDict({name: torch.full(shapes[name], start) for name in self.granularities})
+        self._sizes = {name: shapes[name] for name in self.granularities}
+        self._ones = {name: torch.ones(size) for name, size in shapes.items()}
+        self.generator = torch.Generator().manual_seed(seed)
+
+    @classmethod
+    def of(cls, model: Any, granularities: Iterable[str], **settings: Any) -> "GateSet":
+        """Gates for a PEFT model (or a plain `transformers` model, which has no ranks to gate).
+
+        Args:
+            model: The model; its LoRA adapters are found in it.
+            granularities: As in the constructor.
+            **settings: As in the constructor.
+
+        Raises:
+            UnsupportedBackboneError: The model's parts cannot be located, or its adapters differ between layers.
+        """
+        network = model.get_base_model() if isinstance(model, PeftModel) else model
+        return cls(shape_of(network, adapter_sites(network)), granularities, **settings)
 
     def sample(self) -> GateValues:
         """Fresh samples, differentiable in the log-odds."""
-        return self._values(lambda a: hard_concrete.sample(a, self.temperature, self._generator))
+        return self._values(lambda a: hard_concrete.sample(a, self.temperature, self.generator))
 
     def probabilities(self) -> GateValues:
         """P(z > 0) of every gate, differentiable."""
@@ -101,9 +126,14 @@ class GateSet(nn.Module):
         with torch.no_grad():
             return self._values(lambda a: hard_concrete.expected_gate(a, self.temperature))
 
-    def _values(self, function) -> GateValues:  # noqa: ANN001 - a tensor map
-        given = {n: function(self.log_alpha[n]) for n in self.granularities}
-        return GateValues(**{n: given.get(n, torch.ones(s)) for n, s in self._shapes.items()})
+    def _values(self, function: Callable[[torch.Tensor], torch.Tensor]) -> GateValues:
+        """A function of all log-odds at once: many small calls would cost more than the gates themselves."""
+        if not self._sizes:
+            return GateValues(**self._ones)
+        flat = function(torch.cat([self.log_alpha[name].flatten() for name in self.granularities]))
+        pieces = flat.split([size.numel() for size in map(torch.Size, self._sizes.values())])
+        given = {name: piece.view(self._sizes[name]) for name, piece in zip(self._sizes, pieces, strict=True)}
+        return GateValues(**{**self._ones, **given})
 
     def expected_counts(self) -> Counts[torch.Tensor]:
         """Expected kept counts, differentiable: a head counts only in a kept layer, and so does a rank."""
@@ -111,8 +141,18 @@ class GateSet(nn.Module):
 
     def penalty(self) -> torch.Tensor:
         """Sum of P(z > 0) over all gates: the sparsity regulariser before its weight."""
-        return sum((hard_concrete.probability_open(a, self.temperature).sum() for a in self.log_alpha.values()),
-                   torch.zeros(()))  # fmt: skip
+        p = self.probabilities()
+        given = {name: getattr(p, name) for name in self.granularities}
+        if "rank" in given:
+            given["rank"] = given["rank"] * rank_mask(self.shape)
+        return sum((values.sum() for values in given.values()), torch.zeros(()))
+
+
+def rank_mask(shape: BackboneShape) -> torch.Tensor:
+    """Which of the (M, R) places of rank gates stand for a rank: sites of lower rank leave some empty."""
+    most = max((site.rank for site in shape.sites), default=0)
+    ranks = torch.tensor([site.rank for site in shape.sites])
+    return torch.arange(most) < ranks[:, None] if shape.sites else torch.zeros(0, 0, dtype=torch.bool)
 
 
 def counts_of(values: GateValues, shape: BackboneShape) -> Counts[torch.Tensor]:
@@ -126,5 +166,5 @@ def counts_of(values: GateValues, shape: BackboneShape) -> Counts[torch.Tensor]:
         ffn=ffn,
         heads=attention * values.head.sum(-1),
         neurons=ffn * values.ffn_block.sum(-1) * shape.block_size,
-        ranks=present * values.rank.sum(-1),
+        ranks=present * (values.rank * rank_mask(shape)).sum(-1),
     )

@@ -18,8 +18,9 @@ import transformers
 from tqdm.auto import tqdm
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from metas_peft.core.errors import TrainingDivergedError
+from metas_peft.core.errors import TrainingDivergedError, UsageError
 from metas_peft.tuning.data import Collator, EncodedTexts
+from metas_peft.tuning.gating import GateOptimizer
 
 logger = logging.getLogger(__name__)
 
@@ -126,14 +127,12 @@ class BucketSampler(torch.utils.data.Sampler[int]):
 
 
 class _Trainer(transformers.Trainer):
-    """A Trainer whose loss comes from an `Objective` and which trains extra parameters at their own rate."""
+    """A Trainer whose loss comes from an `Objective`."""
 
-    def __init__(self, objective: Objective, gates: Sequence[torch.nn.Parameter], gate_rate: float, **kwargs: Any):
+    def __init__(self, objective: Objective, **kwargs: Any):
         self._lengths = [len(ids) for ids in kwargs["train_dataset"].ids]
         super().__init__(**kwargs)
         self._objective = objective
-        self._gates = list(gates)
-        self._gate_rate = gate_rate
         # The objective returns a mean. Of a model whose forward takes further keywords the Trainer would assume a sum
         # already divided by all accumulated items, and would add up the batches of a step instead of averaging them.
         self.model_accepts_loss_kwargs = False
@@ -158,18 +157,15 @@ class _Trainer(transformers.Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return BucketSampler(self._lengths, self.args.train_batch_size, self.args.seed)
 
-    def create_optimizer(self, model: Any = None) -> Any:
-        """AdamW over the model's trainable parameters, and the gates in a group of their own without decay."""
-        optimizer = super().create_optimizer() if model is None else super().create_optimizer(model)
-        if self._gates:
-            optimizer.add_param_group({"params": self._gates, "lr": self._gate_rate, "weight_decay": 0.0})
-            # The Trainer clears the gradients of the model's own parameters only.
-            optimizer.register_step_post_hook(self._clear_gates)
-        return optimizer
 
-    def _clear_gates(self, *_: Any) -> None:
-        for gate in self._gates:
-            gate.grad = None
+class _OwnRate(transformers.TrainerCallback):
+    """Steps parameters outside the model right after the Trainer has stepped its own."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], rate: float) -> None:
+        self._optimizer = GateOptimizer({str(i): p for i, p in enumerate(parameters)}, rate)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        self._optimizer.step(args, optimizer)
 
 
 class _Progress(transformers.TrainerCallback):
@@ -211,6 +207,16 @@ def _check_finite(model: Any, gates: Sequence[torch.nn.Parameter], settings: Loo
         raise TrainingDivergedError(
             f"Weights became NaN or infinite in the last step (learning rate {settings.learning_rate:g}). "
             "Lower training.learning_rate or use model.precision=float32."
+        )
+
+
+def _refuse_many_processes() -> None:
+    """Each process would go its own way: what a stage removes depends on the gradients that it sees."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise UsageError(
+            f"A stage is trained by one process, but this is one of {processes} (WORLD_SIZE). Start it with "
+            "--num_processes 1; gates in a Trainer of your own may be trained by many (docs/training.md)."
         )
 
 
@@ -275,7 +281,9 @@ def fit(
 
     Raises:
         TrainingDivergedError: The loss or a weight became NaN or infinite.
+        UsageError: A launcher has started several processes.
     """
+    _refuse_many_processes()
     started = time.monotonic()
     with _own_randomness(), _tensorboard_in(settings.reports, title), _scratch() as scratch:
         args = transformers.TrainingArguments(
@@ -303,10 +311,13 @@ def fit(
             dataloader_pin_memory=False,
         )
         trainer = _Trainer(
-            objective, gates, gate_rate,
-            model=model, args=args, train_dataset=data, data_collator=collator,
-            callbacks=[_Progress(objective, title, progress)],
-        )  # fmt: skip
+            objective,
+            model=model,
+            args=args,
+            train_dataset=data,
+            data_collator=collator,
+            callbacks=[*([_OwnRate(gates, gate_rate)] if gates else []), _Progress(objective, title, progress)],
+        )
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
         trainer.train()

@@ -1,0 +1,290 @@
+"""Gates in any `transformers.Trainer`: a callback that trains, reports, saves and restores them."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+import transformers
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from metas_peft.core.errors import UsageError
+from metas_peft.core.records import METRICS
+from metas_peft.gates import GateSet, hard_concrete, load_gates, save_gates
+from metas_peft.tuning.pricing import Price
+
+logger = logging.getLogger(__name__)
+
+STILL = 0.01  # expected gates that moved less than this have not moved
+_START, _MOMENTS = "start.", ("step", "exp_avg", "exp_avg_sq")
+
+
+class GateOptimizer:
+    """AdamW for parameters outside the model, in step with a Trainer's optimiser.
+
+    In distributed training every process has the parameters whole; their gradients are averaged before each step, so
+    that they stay the same everywhere.
+
+    Args:
+        parameters: Parameters by name.
+        rate: Peak learning rate; there is no weight decay.
+    """
+
+    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], rate: float) -> None:
+        self._parameters = dict(parameters)
+        self.rate = rate
+        self._adam = torch.optim.AdamW(list(self._parameters.values()), lr=rate, weight_decay=0.0)
+
+    def step(self, args: transformers.TrainingArguments, optimizer: Any) -> None:
+        """One step at the rate's share that the Trainer's schedule has reached, and fresh gradients.
+
+        Args:
+            args: The Trainer's arguments.
+            optimizer: The Trainer's optimiser.
+        """
+        average_gradients(list(self._parameters.values()), args.device)
+        present = optimizer.param_groups[0]["lr"]
+        share = present / args.learning_rate if args.learning_rate else 1.0
+        self._adam.param_groups[0]["lr"] = share * self.rate
+        self._adam.step()
+        self._adam.zero_grad()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Moments by name, for a file; none before the first step."""
+        return {
+            f"{moment}.{name}": self._adam.state[p][moment].clone()
+            for name, p in self._parameters.items() if p in self._adam.state for moment in _MOMENTS
+        }  # fmt: skip
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Inverse of `state`; other entries are left alone."""
+        for name, parameter in self._parameters.items():
+            if f"step.{name}" in state:
+                self._adam.state[parameter] = {moment: state[f"{moment}.{name}"].clone() for moment in _MOMENTS}
+
+
+class GateCallback(transformers.TrainerCallback):
+    """Trains gates beside whatever a Trainer trains.
+
+    Add it to the Trainer and train with the gates attached:
+
+        gates = GateSet.of(model, ["layer", "head", "rank"])
+        trainer = transformers.Trainer(model=model, ...)
+        trainer.add_callback(GateCallback(gates, trainer, learning_rate=0.1, price=price))
+        with attach(gates, model):
+            trainer.train()
+        subnet = expected_subnet(gates)
+
+    The Trainer's loss stays as it is. Its gradient reaches the gates through the attached model, and before each step
+    this callback adds the gradient of `ramp * price + sparsity * sum P(z > 0)`, which depends on the gates alone. Each
+    log of a loss is followed by one of the gates. Each checkpoint gets a `gates.safetensors`, from which
+    `resume_from_checkpoint` goes on exactly.
+
+    Args:
+        gates: The gates; `attach` them to the model for the time of training.
+        trainer: The Trainer, for its log.
+        learning_rate: Peak rate of the log-odds; follows the Trainer's schedule.
+        price: Weighted relative cost on the target; None for a loss that prices the gates itself.
+        sparsity: Weight of the sum of P(z > 0).
+        budgets: Metric (`energy_j`, `latency_ms`, `peak_power_w`) -> limit, reported beside the predicted cost.
+        warmup: Fraction of the steps in which the gates stay open.
+        ramp: Fraction of the steps after which the price has its full weight.
+        checkpoint: Folder that training resumes from, where it is not `output_dir/checkpoint-STEP`.
+
+    Raises:
+        UsageError: An unknown budget.
+    """
+
+    def __init__(
+        self,
+        gates: GateSet,
+        trainer: transformers.Trainer,
+        *,
+        learning_rate: float,
+        price: Price | None = None,
+        sparsity: float = 0.0,
+        budgets: Mapping[str, float] | None = None,
+        warmup: float = 0.1,
+        ramp: float = 0.3,
+        checkpoint: str | Path | None = None,
+    ) -> None:
+        self._gates, self._trainer, self._price = gates, trainer, price
+        self._sparsity, self._warmup, self._full = sparsity, warmup, ramp
+        self._budgets = dict(budgets or {})
+        self._checkpoint = checkpoint
+        self._optimizer = GateOptimizer(dict(gates.log_alpha.items()), learning_rate)
+        self._start = {name: a.detach().clone() for name, a in gates.log_alpha.items()}
+        self._ramp, self._is_logging, self._has_warned = 0.0, False, False
+        for metric in self._budgets:
+            if metric not in METRICS:
+                raise UsageError(f"Unknown budget {metric!r}; known are {', '.join(METRICS)}.")
+
+    # ---- training
+
+    def on_train_begin(
+        self, args: transformers.TrainingArguments, state: transformers.TrainerState, control: Any, **kwargs: Any
+    ) -> None:
+        """Take up the gates of the checkpoint, if training resumes, and bring all processes to the same gates."""
+        _check(args)
+        if state.global_step:
+            self._resume(args, state)
+        _share(self._gates, args.device)
+        self._set_ramp(state)
+
+    def on_pre_optimizer_step(
+        self, args: transformers.TrainingArguments, state: transformers.TrainerState, control: Any, **kwargs: Any
+    ) -> None:
+        """Add the gradient of what the expected counts cost.
+
+        Raises:
+            UsageError: The task's loss has no gradient for any gate.
+        """
+        if self._gates.are_held_open:
+            return
+        if all(a.grad is None for a in self._gates.log_alpha.values()):
+            raise UsageError(
+                f"No gradient reached the gates in step {state.global_step + 1}. Attach them to the model that is "
+                "trained: `with attach(gates, model): trainer.train()`."
+            )
+        cost = self._sparsity * self._gates.penalty()
+        if self._price is not None:
+            cost = cost + self._ramp * self._price(self._gates.expected_counts())
+        cost.backward()
+
+    def on_optimizer_step(
+        self, args: transformers.TrainingArguments, state: Any, control: Any, optimizer: Any = None, **kwargs: Any
+    ) -> None:
+        """Step the gates."""
+        self._optimizer.step(args, optimizer)
+
+    def on_step_end(self, args: Any, state: transformers.TrainerState, control: Any, **kwargs: Any) -> None:
+        """End the warm-up, raise the price's weight."""
+        self._set_ramp(state)
+        if state.global_step == max(1, state.max_steps // 2) and not self._gates.are_held_open:
+            self._warn_if_still()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Let the gates go."""
+        self._gates.are_held_open = False
+        self._warn_if_still()
+
+    def _set_ramp(self, state: transformers.TrainerState) -> None:
+        done = state.global_step / max(1, state.max_steps)
+        self._gates.are_held_open = done < self._warmup
+        span = self._full - self._warmup
+        self._ramp = min(1.0, max(0.0, (done - self._warmup) / span)) if span > 0 else float(done >= self._warmup)
+
+    # ---- what is told
+
+    @torch.no_grad()
+    def report(self) -> dict[str, float]:
+        """Expected counts, predicted costs of the expected counts, budgets, and how far the gates have moved."""
+        counts, shape = self._gates.expected_counts(), self._gates.shape
+        found = {
+            "kept_layers": counts.attention + counts.ffn - counts.attention * counts.ffn,
+            "kept_heads": counts.heads,
+            "kept_ffn_blocks": counts.neurons / shape.block_size,
+            "kept_ranks": counts.ranks,
+        }
+        told = {name: float(values.sum()) for name, values in found.items()}
+        told["moved"] = self._moved()
+        if self._price is not None:
+            told |= {metric: float(cost) for metric, cost in self._price.cost_model(counts).items()}
+            told["price"], told["price_weight"] = float(self._price(counts)), self._ramp
+        told |= {f"budget_{metric}": limit for metric, limit in self._budgets.items()}
+        return {f"gates/{name}": value for name, value in told.items()}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Follow each log of a loss by one of the gates, through the Trainer, so that every integration sees it."""
+        if self._is_logging or "loss" not in (logs or {}):
+            return
+        self._is_logging = True
+        try:
+            self._trainer.log(self.report())
+        finally:
+            self._is_logging = False
+
+    def _moved(self) -> float:
+        """Largest change of an expected gate since the start."""
+        now = self._gates.expectations()
+        gaps = [
+            getattr(now, name) - hard_concrete.expected_gate(start, self._gates.temperature)
+            for name, start in self._start.items()
+        ]
+        return max((float(gap.abs().max()) for gap in gaps if gap.numel()), default=0.0)
+
+    def _warn_if_still(self) -> None:
+        moved = self._moved()
+        if moved < STILL and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "The gates do not move: no expected gate has changed by more than %.1e since the start. Raise their "
+                "learning rate (%g), train longer, or lower the temperature (%g).",
+                moved, self._optimizer.rate, self._gates.temperature,
+            )  # fmt: skip
+
+    # ---- checkpoints
+
+    def on_save(
+        self, args: transformers.TrainingArguments, state: transformers.TrainerState, control: Any, **kwargs: Any
+    ) -> None:
+        """Put the gates beside the checkpoint that was just written."""
+        if state.is_world_process_zero:
+            more = {**self._optimizer.state(), **{f"{_START}{name}": a for name, a in self._start.items()}}
+            save_gates(self._gates, _folder(args, state), step=state.global_step, more=more)
+
+    def _resume(self, args: transformers.TrainingArguments, state: transformers.TrainerState) -> None:
+        folder = Path(self._checkpoint or args.resume_from_checkpoint or _folder(args, state))
+        more = load_gates(self._gates, folder, step=state.global_step)
+        self._optimizer.load(more)
+        self._start = {name: more[f"{_START}{name}"] for name in self._gates.granularities}
+
+
+def average_gradients(parameters: list[torch.nn.Parameter], device: torch.device) -> None:
+    """Average gradients over all processes, if there are several; gates get the same on each."""
+    if _world() == 1 or all(p.grad is None for p in parameters):
+        return
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]).to(device)
+    torch.distributed.all_reduce(flat)
+    pieces = (flat / _world()).cpu().split([p.numel() for p in parameters])
+    for parameter, piece in zip(parameters, pieces, strict=True):
+        parameter.grad = piece.view_as(parameter).to(parameter.device)
+
+
+@torch.no_grad()
+def _share(gates: GateSet, device: torch.device) -> None:
+    """Give all processes the first one's gates and the generator of their samples."""
+    if _world() == 1:
+        return
+    for tensor in gates.log_alpha.values():
+        sent = tensor.detach().to(device)
+        torch.distributed.broadcast(sent, 0)
+        tensor.copy_(sent)
+    state = gates.generator.get_state().to(device)
+    torch.distributed.broadcast(state, 0)
+    gates.generator.set_state(state.cpu())
+
+
+def _world() -> int:
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if there else 1
+
+
+def _folder(args: transformers.TrainingArguments, state: transformers.TrainerState) -> Path:
+    return Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+
+
+def _check(args: transformers.TrainingArguments) -> None:
+    """Refuse what would train the gates wrongly."""
+    if args.fp16:
+        raise UsageError(
+            "fp16 scales the loss, and with it the gradients of the gates, by a factor that changes. Use bf16=True."
+        )
+    how = getattr(args, "activation_checkpointing_kwargs", None) or getattr(args, "gradient_checkpointing_kwargs", None)
+    if (how or {}).get("use_reentrant"):
+        raise UsageError(
+            "Re-entrant checkpointing computes gates a second time with no way back to their log-odds. Use "
+            "gradient_checkpointing_kwargs={'use_reentrant': False}, the default."
+        )
