@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from metas_peft.control.assess import assess, operating_point, time_decision
+from metas_peft.control.assess import Choices, assess, operating_point, time_decision
 from metas_peft.control.tree import Controller
 from metas_peft.core.errors import InvalidRecordError
 from metas_peft.pareto import Yardstick
@@ -31,7 +31,8 @@ def test_assess_reports_volume_kept_by_hand() -> None:
     policy, tree = np.zeros(inputs, int), np.zeros(inputs, int)
     policy[::10] = 2
     tree[:20] = 2
-    result = assess(correct, COSTS, policy, tree, VOLUME)
+    static = np.zeros(inputs, int)
+    result = assess(correct, COSTS, Choices(policy, tree, static, policy), VOLUME)
     # Policy: all right at mean cost 0.9 c0 + 0.1 c2. Tree: 80 to c0, of which 8 wrong.
     reference = 1.1 * COSTS[2]
 
@@ -41,24 +42,38 @@ def test_assess_reports_volume_kept_by_hand() -> None:
 
     assert result.hypervolume_kept == pytest.approx(box(0.92, 0.2) / box(1.0, 0.1))
     assert result.agreement == pytest.approx(0.74)
+    assert result.volumes["static"] == pytest.approx(box(0.9, 0.0) / (1 - 1 / 1.1) * (1 - 3.0 / 6.6))
+    assert result.volumes["hindsight"] == result.volumes["policy"]
     assert not result.degenerate
     assert result.note == ""
 
 
+def assessed(correct: np.ndarray, policy: np.ndarray, tree: np.ndarray, **options):
+    choices = Choices(policy, tree, np.zeros_like(tree), np.zeros_like(tree))
+    return assess(correct, COSTS, choices, VOLUME, **options)
+
+
 def test_assess_admits_degeneracy_and_names_the_member() -> None:
     correct = np.ones((3, 50))
+    correct[0, 46:] = 0
     policy = np.array([0] * 46 + [1] * 4)
-    result = assess(correct, COSTS, policy, np.zeros(50, int), VOLUME)
+    result = assessed(correct, policy, np.zeros(50, int), names=("26 %", "50 %", "80 %"))
     assert result.degenerate
-    assert "policy is degenerate: it sends 92 %" in result.note
-    assert "tree is degenerate: it sends 100 %" in result.note
-    assert result.note.count("that member alone does the same job") == 1
+    assert "policy is degenerate: it sends 92 % of the inputs to member 26 %." in result.note
+    assert "tree is degenerate: it sends every input to member 26 %" in result.note
+    # The tree is one member; the policy, whose quality is higher, is not said to be the same.
+    assert "that member alone, with 92.0 % right answers where the policy has 100.0 %" in result.note
+
+
+def test_assess_says_when_tree_and_policy_are_the_same_single_member() -> None:
+    result = assessed(np.ones((3, 50)), np.zeros(50, int), np.zeros(50, int))
+    assert result.note.endswith("it sends every input to member 0; as the policy does.")
+    assert result.hypervolume_kept == 1.0
 
 
 def test_assess_has_no_share_when_the_policy_has_no_volume() -> None:
-    correct = np.zeros((3, 20))
     choice = np.arange(20) % 2
-    result = assess(correct, COSTS, choice, choice, VOLUME)
+    result = assessed(np.zeros((3, 20)), choice, choice)
     assert result.hypervolume_kept is None
     assert "not defined" in result.note
     assert result.agreement == 1.0

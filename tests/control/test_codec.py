@@ -1,13 +1,15 @@
 """The packed controller: round trips, size, and refusal of anything damaged."""
 
+import dataclasses
 import zlib
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from metas_peft.control.codec import MAX_BYTES, pack, unpack
 from metas_peft.control.runtime import from_bytes
-from metas_peft.control.tree import Controller, ControllerTree
+from metas_peft.control.tree import Controller, ControllerTree, run_tag
 from metas_peft.core.errors import CheckpointError, ControllerTooLargeError, SubnetError
 from metas_peft.core.records import LayerPlan, Subnet
 
@@ -35,6 +37,36 @@ def test_pack_leaves_ranks_out_when_adapters_are_merged(scattered: Controller) -
 
 def test_eight_llama_members_fit_with_table(llama_sized: Callable[[int], Controller]) -> None:
     controller = llama_sized(8)
+    data = pack(controller)
+    assert len(data) <= MAX_BYTES
+    assert unpack(data) == controller
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("blocks", [16, 43])
+def test_eight_llama_members_fit_whatever_their_prefixes_are(seed: int, blocks: int, full_tree: ControllerTree) -> None:
+    rng = np.random.default_rng(seed)
+    members = tuple(
+        Subnet.prefix(rng.integers(0, 33, 32).tolist(), rng.integers(0, blocks + 1, 32).tolist()) for _ in range(8)
+    )
+    leaves = tuple(m if f else 2 * m + 1 for m, f in zip(full_tree.member, full_tree.feature, strict=True))
+    controller = Controller(dataclasses.replace(full_tree, member=leaves), members, run_tag("llama"))
+    data = pack(controller)
+    assert len(data) <= 540
+    assert unpack(data) == controller
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_eight_llama_members_fit_when_nested_in_any_order_of_heads(seed: int, full_tree: ControllerTree) -> None:
+    rng = np.random.default_rng(seed)
+    heads, blocks = rng.integers(0, 9, (32, 32)), rng.integers(0, 9, (32, 16))
+
+    def plan(layer: int, member: int) -> LayerPlan:
+        kept = [tuple(np.flatnonzero(table[layer] <= member).tolist()) for table in (heads, blocks)]
+        return LayerPlan(bool(kept[0]), bool(kept[1]), *kept)
+
+    members = tuple(Subnet(tuple(plan(layer, m) for layer in range(32))) for m in (3, 7, 0, 1, 2, 6, 5, 4))
+    controller = Controller(full_tree, members, run_tag("llama"))
     data = pack(controller)
     assert len(data) <= MAX_BYTES
     assert unpack(data) == controller

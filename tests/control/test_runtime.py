@@ -1,5 +1,6 @@
 """Deciding from JSON and from bytes, with the standard library alone."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -49,6 +50,13 @@ def test_decide_refuses_features_that_are_not_finite(nested: Controller, value: 
         nested.decide(value, 0.5)
     with pytest.raises(ValueError, match="finite"):
         nested.decide(0.5, value)
+
+
+def test_json_keeps_the_length_that_positions_are_taken_of(nested: Controller) -> None:
+    whole = dataclasses.replace(nested, max_length=128)
+    assert from_json(json.dumps(whole.as_dict())).max_length == 128
+    assert from_json(json.dumps(nested.as_dict())).max_length is None
+    assert from_bytes(pack(whole)) == nested
 
 
 def test_json_keeps_names_and_members(nested: Controller) -> None:

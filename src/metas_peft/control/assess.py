@@ -2,8 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -49,24 +49,47 @@ class AdaptivePoint:
 
 @dataclass(frozen=True)
 class ControllerAssessment:
-    """The tree against the policy that it replaces, on the same inputs.
+    """The tree against the policy that it replaces, on inputs that neither was fitted to.
 
     Attributes:
         policy: Operating point of the policy.
         tree: Operating point of the tree.
-        hypervolume_kept: Useful volume of the tree's point / of the policy's point (it may exceed 1); None where
-            the policy's point has no useful volume.
-        agreement: Share of inputs on which both choose the same member.
+        static: Operating point of the best single member.
+        hindsight: Operating point of the bound, which knows every member's answer.
+        volumes: Useful volume of each of the four, by name.
+        hypervolume_kept: Volume of the tree's point / of the policy's point (it may exceed 1); None where the policy's
+            point has no volume.
+        agreement: Share of inputs on which tree and policy choose the same member.
         degenerate: Whether the policy or the tree sends nearly everything to one member.
         note: What a reader must know beside the numbers; empty when nothing.
     """
 
     policy: AdaptivePoint
     tree: AdaptivePoint
+    static: AdaptivePoint
+    hindsight: AdaptivePoint
+    volumes: Mapping[str, float]
     hypervolume_kept: float | None
     agreement: float
     degenerate: bool
     note: str
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Chosen members of the same inputs, each of shape (N,).
+
+    Attributes:
+        policy: Of the policy.
+        tree: Of the tree.
+        static: Of whoever sends everything to the best single member.
+        hindsight: Of the bound.
+    """
+
+    policy: np.ndarray
+    tree: np.ndarray
+    static: np.ndarray
+    hindsight: np.ndarray
 
 
 def operating_point(correct: np.ndarray, costs: np.ndarray, choice: np.ndarray) -> AdaptivePoint:
@@ -103,44 +126,62 @@ def operating_point(correct: np.ndarray, costs: np.ndarray, choice: np.ndarray) 
 def assess(
     correct: np.ndarray,
     costs: np.ndarray,
-    policy_choice: np.ndarray,
-    tree_choice: np.ndarray,
+    choices: Choices,
     volume: Callable[[np.ndarray, np.ndarray], float],
+    names: Sequence[str] = (),
 ) -> ControllerAssessment:
     """Compare the tree with the policy on the same inputs.
 
     Args:
         correct: 1 where a member's answer is right, shape (M, N).
         costs: Energy (J), latency (ms), peak power (W) of one pass of each member, shape (M, 3).
-        policy_choice: Member that the policy chooses per input, shape (N,).
-        tree_choice: Member that the tree chooses per input, shape (N,).
+        choices: Who sends which input where.
         volume: Useful volume of a set of points from quality (K,) and cost (K, 3), for instance
             `functools.partial(pareto.volume, yardstick=...)`.
+        names: Of the members, for the note; numbers by default.
     """
-    policy = operating_point(correct, costs, policy_choice)
-    tree = operating_point(correct, costs, tree_choice)
-    policy_volume, tree_volume = _volume_of(policy, volume), _volume_of(tree, volume)
+    points = {f.name: operating_point(correct, costs, getattr(choices, f.name)) for f in fields(choices)}
+    volumes = {name: _volume_of(point, volume) for name, point in points.items()}
+    policy, tree = points["policy"], points["tree"]
     notes: list[str] = []
-    if policy_volume <= 0:
+    if volumes["policy"] <= 0:
         notes.append(
             "The policy's operating point has no useful hyper-volume (its quality is more than 5 points below dense, "
             "or a cost lies beyond the reference), so the share that the tree keeps is not defined."
         )
-    for name, point in (("policy", policy), ("tree", tree)):
-        if point.is_degenerate:
-            top = int(np.argmax(point.usage))
-            same = point.usage[top] == 1
-            notes.append(
-                f"The {name} is degenerate: it sends {100 * point.usage[top]:.0f} % of the inputs to member {top}; "
-                + ("that member alone does the same job." if same else "there is little that it decides.")
-            )
+    if policy.is_degenerate:
+        notes.append(f"The policy is degenerate: it sends {_most(policy, names)}.")
+    if tree.is_degenerate:
+        notes.append(f"The tree is degenerate: it sends {_most(tree, names)}; {_beside(tree, policy)}")
     return ControllerAssessment(
         policy=policy,
         tree=tree,
-        hypervolume_kept=tree_volume / policy_volume if policy_volume > 0 else None,
-        agreement=float(np.equal(policy_choice, tree_choice).mean()),
+        static=points["static"],
+        hindsight=points["hindsight"],
+        volumes=volumes,
+        hypervolume_kept=volumes["tree"] / volumes["policy"] if volumes["policy"] > 0 else None,
+        agreement=float(np.equal(choices.policy, choices.tree).mean()),
         degenerate=policy.is_degenerate or tree.is_degenerate,
         note=" ".join(notes),
+    )
+
+
+def _most(point: AdaptivePoint, names: Sequence[str]) -> str:
+    """Where most inputs go, in words."""
+    top = int(np.argmax(point.usage))
+    share = "every input" if point.usage[top] == 1 else f"{100 * point.usage[top]:.0f} % of the inputs"
+    return f"{share} to member {names[top] if names else top}"
+
+
+def _beside(tree: AdaptivePoint, policy: AdaptivePoint) -> str:
+    """What a degenerate tree has in common with the policy, and what not."""
+    if max(tree.usage) < 1:
+        return "there is little that it decides."
+    if tree.usage == policy.usage:
+        return "as the policy does."
+    return (
+        f"it is that member alone, with {100 * tree.quality:.1f} % right answers where the policy has "
+        f"{100 * policy.quality:.1f} %."
     )
 
 

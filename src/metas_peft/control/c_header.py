@@ -15,6 +15,8 @@ _TEMPLATE = """\
 #define METAS_CONTROLLER_H
 
 #include <float.h>
+#include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define METAS_RUN "{run}"
@@ -23,6 +25,8 @@ _TEMPLATE = """\
 #define METAS_NODES {nodes}
 /* 1 where every member keeps the first heads and FFN blocks of a layer, so that counts say all. */
 #define METAS_NESTED {nested}
+/* Tokens at which the position is 1; 0 where nobody said. */
+#define METAS_MAX_LENGTH {max_length}
 
 {tables}
 /* Index of the member to run, or -1 where a feature is not a finite number.
@@ -44,6 +48,36 @@ static inline int metas_decide(float token_entropy_nats, float position)
             ? metas_tree_left[node] : metas_tree_right[node];
     }}
     return metas_tree_member[node];
+}}
+
+/* Feature of encoders and prefill: mean nats of the tokens of one sequence; 0 of none.
+ *   nats  per vocabulary entry, as in self_information.f32
+ */
+static inline float metas_token_entropy(const int32_t *ids, size_t count, const float *nats)
+{{
+    double sum = 0.0;
+    size_t i;
+    for (i = 0; i < count; ++i) {{
+        sum += nats[ids[i]];
+    }}
+    return count ? (float)(sum / (double)count) : 0.0f;
+}}
+
+/* Feature of decoding: entropy of the next-token distribution of the step before, in nats. Needs -lm. */
+static inline float metas_logits_entropy(const float *logits, size_t count)
+{{
+    double top = logits[0], total = 0.0, parts = 0.0;
+    size_t i;
+    for (i = 1; i < count; ++i) {{
+        top = logits[i] > top ? logits[i] : top;
+    }}
+    for (i = 0; i < count; ++i) {{
+        const double weight = exp(logits[i] - top);
+        total += weight;
+        parts += weight > 0.0 ? weight * (logits[i] - top) : 0.0;
+    }}
+    total = log(total) - parts / total;
+    return total <= 0.0 ? 0.0f : (float)total;
 }}
 
 #endif
@@ -82,6 +116,7 @@ def render(controller: Controller) -> str:
         layers=len(plans[0]),
         nodes=len(tree.feature),
         nested=int(nested),
+        max_length=controller.max_length or 0,
         n_features=len(FEATURES),
         # A name is free text: nothing that could end the comment or form a trigraph may pass.
         names="\n".join(f" *   {i}  {re.sub(r'[^A-Za-z0-9 .%_+-]', '_', name)}" for i, name in enumerate(names)),

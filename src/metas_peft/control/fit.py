@@ -1,85 +1,168 @@
-"""Distils the policy's choices into a tree of depth 3."""
+"""The best tree of a given depth over two features: found by trying every one on a grid, not grown greedily.
 
-# scikit-learn carries no annotations for the arrays of a grown tree.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false, reportAttributeAccessIssue=false
+Each feature is cut at no more than `BINS - 1` places, evenly spread over the recorded inputs. What a leaf is worth to a
+member is then the sum over a rectangle of bins, so that every tree of depth 3 is looked at in a fraction of a second.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from sklearn.tree import DecisionTreeClassifier
 
 from metas_peft.control.tree import LEAF, ControllerTree
 from metas_peft.core.errors import InvalidRecordError
 
 DEPTH = 3
+BINS = 12
+# A split must gain more than rounding does, as a fraction of the worths' size.
+LEAST_GAIN = 1e-9
+
+Box = tuple[int, int, int, int]  # bins of the first feature from, to; of the second from, to
+Split = tuple[float, int, int, int]  # worth, feature (or `LEAF`), place, nodes of the tree below
 
 
 def fit(
     entropy: np.ndarray,
     position: np.ndarray,
-    choice: np.ndarray,
+    worth: np.ndarray,
     depth: int = DEPTH,
     *,
-    weight: np.ndarray | None = None,
-    seed: int = 0,
+    members: Sequence[int] | None = None,
+    bins: int = BINS,
 ) -> ControllerTree:
-    """The tree that best repeats recorded choices.
-
-    Branches that change nothing, both of whose sides end at the same member, are removed.
+    """The tree whose choices are worth most in sum over the recorded inputs.
 
     Args:
         entropy: Token entropy of each recorded input, nats, shape (N,).
         position: Position of each, shape (N,).
-        choice: Index of the member that the policy chose, shape (N,).
-        depth: Comparisons at most.
-        weight: Importance of each input, shape (N,); all alike by default.
-        seed: Breaks ties between equally good splits.
+        worth: What it is worth to send an input to a member, in any unit, shape (N, M). One-hot rows repeat recorded
+            choices.
+        depth: Comparisons at most; a split that gains nothing is left out.
+        members: Those that may be chosen; all by default.
+        bins: Parts into which each feature is cut at most.
 
     Raises:
-        InvalidRecordError: No input, lengths that differ, a feature that is not finite, or a negative choice.
+        InvalidRecordError: No input, lengths that differ, a number that is not finite, or no member.
     """
     features = np.column_stack([np.asarray(entropy, np.float32), np.asarray(position, np.float32)])
-    choice = np.asarray(choice)
-    if not len(choice) or features.shape != (len(choice), 2):
+    worth = np.asarray(worth, np.float64)
+    allowed = list(range(worth.shape[1])) if members is None else sorted(set(members))
+    if worth.ndim != 2 or not len(worth) or features.shape != (len(worth), 2) or not allowed:
         raise InvalidRecordError(
-            f"A controller needs one choice per input, seen {len(choice)} choices for {len(features)} inputs."
+            f"A controller needs the worth of each member for each input, seen shape {worth.shape} for "
+            f"{len(features)} inputs and {len(allowed)} members."
         )
-    if not np.isfinite(features).all() or choice.min() < 0:
-        raise InvalidRecordError("A recorded feature is not finite or a choice negative; leave such inputs out.")
-    model = DecisionTreeClassifier(max_depth=depth, random_state=seed).fit(features, choice, sample_weight=weight)
-    return _convert(model)
+    if not np.isfinite(features).all() or not np.isfinite(worth).all():
+        raise InvalidRecordError("A recorded feature or worth is not finite; leave such inputs out.")
+    cuts = [_cuts(features[:, f], bins) for f in range(2)]
+    search = _Search(_sums(features, cuts, worth[:, allowed]), LEAST_GAIN * float(np.abs(worth).sum()))
+    whole: Box = (0, len(cuts[0]) + 1, 0, len(cuts[1]) + 1)
+    nodes = _Nodes(search, cuts, allowed)
+    nodes.add(whole, depth)
+    return nodes.tree()
 
 
-def _convert(model: DecisionTreeClassifier) -> ControllerTree:
-    grown = model.tree_
-    member = model.classes_[grown.value[:, 0, :].argmax(axis=1)]
-    columns: list[list[float]] = []
+def _cuts(values: np.ndarray, bins: int) -> list[float]:
+    """Thresholds between neighbouring values, no more than `bins - 1`, ascending."""
+    known = np.unique(values)
+    ranks: list[float] = np.quantile(values, np.arange(1, bins) / bins, method="inverted_cdf").tolist()
+    lower = sorted({int(np.searchsorted(known, np.float32(v))) for v in ranks} - {len(known) - 1})
+    return [_between(known[i], known[i + 1]) for i in lower]
 
-    def only_member(node: int) -> int | None:
-        """The one member below a node, or None where there are several."""
-        if grown.children_left[node] < 0:
-            return int(member[node])
-        left, right = only_member(grown.children_left[node]), only_member(grown.children_right[node])
-        return left if left == right else None
 
-    def add(node: int) -> int:
-        """Append the node and what lies below it in pre-order; its new number."""
-        number = len(columns)
-        only = only_member(node)
-        if only is not None:
-            columns.append([LEAF, 0.0, LEAF, LEAF, only])
+def _between(low: np.float32, high: np.float32) -> float:
+    """The middle of two 32-bit floats, as one that is not below the first and below the second."""
+    middle = np.float32((float(low) + float(high)) / 2)
+    return float(middle if low <= middle < high else low)
+
+
+def _sums(features: np.ndarray, cuts: Sequence[Sequence[float]], worth: np.ndarray) -> np.ndarray:
+    """Worth of everything below a corner of the grid, shape (bins + 1, bins + 1, M)."""
+    place = [np.searchsorted(np.array(cuts[f], np.float32), features[:, f], side="left") for f in range(2)]
+    sums = np.zeros((len(cuts[0]) + 2, len(cuts[1]) + 2, worth.shape[1]))
+    np.add.at(sums, (place[0] + 1, place[1] + 1), worth)
+    return sums.cumsum(0).cumsum(1)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Worth of the best tree below any box of bins."""
+
+    sums: np.ndarray
+    tolerance: float
+    known: dict[tuple[Box, int], Split] = field(
+        default_factory=dict[tuple[Box, int], Split]
+    )
+
+    def inside(self, box: Box) -> np.ndarray:
+        """Worth per member, shape (M,)."""
+        a, b, c, d = box
+        return self.sums[b, d] - self.sums[a, d] - self.sums[b, c] + self.sums[a, c]
+
+    def best(self, box: Box, depth: int) -> Split:
+        """The best split, of equals that with the fewest nodes below; feature `LEAF` where none gains."""
+        if (box, depth) not in self.known:
+            self.known[box, depth] = self._one(box) if depth == 1 else self._many(box, depth)
+        return self.known[box, depth]
+
+    def _many(self, box: Box, depth: int) -> Split:
+        found: Split = (float(self.inside(box).max()), LEAF, 0, 1)
+        if depth:
+            for feature in range(2):
+                for cut in range(box[2 * feature] + 1, box[2 * feature + 1]):
+                    low, high = (self.best(side, depth - 1) for side in sides(box, feature, cut))
+                    split = (low[0] + high[0], feature, cut, 1 + low[3] + high[3])
+                    gain = split[0] - found[0]
+                    if gain > self.tolerance or (gain >= -self.tolerance and split[3] < found[3]):
+                        found = split
+        return found
+
+    def _one(self, box: Box) -> Split:
+        """The best single split, all places of a feature at once."""
+        a, b, c, d = box
+        whole = self.inside(box)
+        found: Split = (float(whole.max()), LEAF, 0, 1)
+        lower = (
+            self.sums[a + 1 : b, d] - self.sums[a, d] - self.sums[a + 1 : b, c] + self.sums[a, c],
+            self.sums[b, c + 1 : d] - self.sums[b, c] - self.sums[a, c + 1 : d] + self.sums[a, c],
+        )
+        for feature, below in enumerate(lower):
+            if len(below):
+                worth = below.max(1) + (whole - below).max(1)
+                cut = int(worth.argmax())
+                if worth[cut] > found[0] + self.tolerance:
+                    found = (float(worth[cut]), feature, box[2 * feature] + 1 + cut, 3)
+        return found
+
+
+def sides(box: Box, feature: int, cut: int) -> tuple[Box, Box]:
+    """The two parts of a box."""
+    a, b, c, d = box
+    return ((a, cut, c, d), (cut, b, c, d)) if feature == 0 else ((a, b, c, cut), (a, b, cut, d))
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """Collects the nodes of the best tree in pre-order."""
+
+    search: _Search
+    cuts: Sequence[Sequence[float]]
+    members: Sequence[int]
+    columns: list[tuple[int, float, int, int, int]] = field(default_factory=list[tuple[int, float, int, int, int]])
+
+    def add(self, box: Box, depth: int) -> int:
+        """Append the node of a box and what lies below it; its number."""
+        number = len(self.columns)
+        _, feature, cut, _ = self.search.best(box, depth) if depth else (0.0, LEAF, 0, 1)
+        if feature == LEAF:
+            self.columns.append((LEAF, 0.0, LEAF, LEAF, self.members[int(self.search.inside(box).argmax())]))
             return number
-        columns.append([])
-        left, right = add(grown.children_left[node]), add(grown.children_right[node])
-        columns[number] = [int(grown.feature[node]), _round_down(grown.threshold[node]), left, right, LEAF]
+        self.columns.append((LEAF, 0.0, LEAF, LEAF, 0))
+        left, right = (self.add(side, depth - 1) for side in sides(box, feature, cut))
+        self.columns[number] = (feature, self.cuts[feature][cut - 1], left, right, LEAF)
         return number
 
-    add(0)
-    feature, threshold, left, right, chosen = zip(*columns, strict=True)
-    as_ints = (tuple(int(v) for v in column) for column in (left, right, chosen))
-    return ControllerTree(tuple(int(f) for f in feature), tuple(float(t) for t in threshold), *as_ints)
-
-
-def _round_down(threshold: float) -> float:
-    """Largest 32-bit float not above a threshold: `x <= threshold` stays the same for every 32-bit `x`."""
-    rounded = np.float32(threshold)
-    return float(np.nextafter(rounded, np.float32(-np.inf)) if float(rounded) > threshold else rounded)
+    def tree(self) -> ControllerTree:
+        """The nodes as a tree."""
+        feature, threshold, left, right, member = zip(*self.columns, strict=True)
+        return ControllerTree(feature, threshold, left, right, member)

@@ -2,14 +2,21 @@
 
 Standard library only.
 
-    controller = from_bytes(Path("controller.bin").read_bytes())
-    entropy = token_entropy(token_ids, self_information)
-    member = controller.decide(entropy, len(token_ids) / max_length)
+    controller = from_json(Path("controller.json").read_text())
+    information = read_information(Path("self_information.f32"))
+    entropy = token_entropy(token_ids, information)
+    member = controller.decide(entropy, len(token_ids) / controller.max_length)
+
+A decoder's step is steered by the entropy of what the step before it said: `logits_entropy`, and the token's index over
+the maximum length.
 """
 
 import json
 import math
+import sys
+from array import array
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from metas_peft.control.codec import unpack
@@ -62,3 +69,32 @@ def token_entropy(token_ids: Sequence[int], self_information: Sequence[float]) -
 def distribution_entropy(probabilities: Iterable[float]) -> float:
     """Shannon entropy of a next-token distribution in nats (causal decoding)."""
     return -sum(p * math.log(p) for p in probabilities if p > 0.0)
+
+
+def logits_entropy(logits: Sequence[float]) -> float:
+    """Shannon entropy in nats of the distribution that logits stand for (causal decoding)."""
+    top = max(logits)
+    shifted = [value - top for value in logits]
+    weights = [math.exp(value) for value in shifted]
+    total = sum(weights)
+    entropy = math.log(total) - sum([w * v for w, v in zip(weights, shifted, strict=True) if w > 0.0]) / total
+    return 0.0 if entropy <= 0.0 else entropy  # rounding may go below; what is no number stays that
+
+
+def read_information(path: Path) -> list[float]:
+    """Nats per vocabulary entry from `self_information.f32`.
+
+    Raises:
+        CheckpointError: The file is absent, or no list of 32-bit floats.
+    """
+    try:
+        table = array("f", path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as 32-bit floats ({error}). Take it from the folder of the run again."
+        ) from error
+    if sys.byteorder == "big":
+        table.byteswap()
+    if not table or not all(map(math.isfinite, table)):
+        raise CheckpointError(f"{path} is empty or holds what is no number. Take it from the folder of the run again.")
+    return table.tolist()

@@ -144,12 +144,14 @@ class Controller:
         members: What each member keeps, all over the same number of layers.
         run: Tag of the run that the members belong to, see `run_tag`.
         names: Labels for people, one per member; not part of the packed form.
+        max_length: Tokens at which the position is 1; not part of the packed form.
     """
 
     tree: ControllerTree
     members: tuple[Subnet, ...]
     run: str = "00000000"
     names: tuple[str, ...] = field(default=(), compare=False)
+    max_length: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.members or max(self.tree.members_used) >= len(self.members):
@@ -183,6 +185,7 @@ class Controller:
             "run": self.run,
             "features": [{"name": name, "unit": FEATURE_UNITS[name]} for name in FEATURES],
             "tree": self.tree.as_dict(),
+            "max_length": self.max_length,
             "names": list(self.names),
             "members": [subnet.as_dict() for subnet in self.members],
         }
@@ -201,6 +204,10 @@ class Controller:
             )
         try:
             members = tuple(Subnet.from_dict(member) for member in data["members"])
-            return cls(ControllerTree.from_dict(data["tree"]), members, str(data["run"]), tuple(data.get("names", ())))
+            length = data.get("max_length")
+            return cls(
+                ControllerTree.from_dict(data["tree"]), members, str(data["run"]), tuple(data.get("names", ())),
+                None if length is None else int(length),
+            )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"controller.json cannot be read ({error!r}); write the controller again.") from error

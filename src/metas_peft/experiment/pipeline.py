@@ -25,7 +25,7 @@ from metas_peft.core.records import METRICS, ProfileRecord, Subnet
 from metas_peft.devices import LOCAL, Device, Ledger, Purpose, open_device
 from metas_peft.experiment import results, tables
 from metas_peft.experiment.cache import MeasurementCache
-from metas_peft.experiment.control import Asked, build_controller
+from metas_peft.experiment.control import Asked, build_controller, texts_to_record
 from metas_peft.experiment.fronts import MODELS, StoredMember, answers, store_front, tune
 from metas_peft.experiment.outcome import Measured, MethodFront, Outcome
 from metas_peft.experiment.pricing import (
@@ -135,7 +135,8 @@ class _Experiment:
         self.tune_dense()
         fronts = {self.method.name: self.tune(self.method.name, pool, surrogate)}
         for name in self.rivals():
-            fronts[name] = self.tune(name, pool, None)
+            shares = METHOD_TABLE[name].cost_term is CostTerm.SURROGATE
+            fronts[name] = self.tune(name, pool, surrogate if shares else None)
         dense = self.dense_member()
         quality = self.evaluate(dense, fronts)
         target = self.measure_all(self.config.target, dense, fronts)
@@ -377,20 +378,22 @@ class _Experiment:
         """Part D, where there is a choice to make and every cost is known."""
         members = outcome.main.members
         costs = [outcome.target.cost(m.subnet.key) for m in members]
-        if len(members) < 2 or any(cost is None for cost in costs):
+        dense_cost = outcome.target.cost(outcome.dense.subnet.key)
+        if len(members) < 2 or dense_cost is None or any(cost is None for cost in costs):
             return None
         bench, config = self.bench, self.config.controller
 
         def compute(folder: Path) -> dict[str, Any]:
-            texts = bench.train.choose(config.inputs, self.seed)
-            replies = answers(members, texts, bench, title="controller", progress=self.progress)
+            texts, kind = texts_to_record(bench, config.inputs, self.seed)
+            asked = [outcome.dense, *members]
+            dense, *replies = answers(asked, texts, bench, title="controller", progress=self.progress)
             vocabulary = bench.network.config.get_text_config().vocab_size
             return build_controller(
-                members, [c for c in costs if c is not None], recorded=Asked(texts, replies),
-                evaluated=Asked(bench.validation, outcome.answers[self.method.name]),
+                members, [c for c in costs if c is not None], dense_cost,
+                recorded=Asked(texts, np.array(replies), dense, kind),
+                evaluated=Asked(bench.validation, outcome.answers[self.method.name], outcome.answers[DENSE][0]),
                 information=self_information(bench.train.ids, vocabulary), max_length=self.config.dataset.max_length,
-                depth=config.depth, seed=self.seed, run_id=self.config.run_id,
-                yardstick=outcome.yardstick(outcome.target), folder=self.dir,
+                depth=config.depth, seed=self.seed, run_id=self.config.run_id, score=bench.score, folder=self.dir,
             )  # fmt: skip
 
         _, facts = self.stages.run("controller", compute)
