@@ -10,7 +10,9 @@ __version__ = "0.1.0"
 
 # Public name -> where it lives.
 _WHERE: dict[str, tuple[str, str]] = {
+    "AdaptiveModel": ("metas_peft.serving", "AdaptiveModel"),
     "Front": ("metas_peft.experiment.api", "Front"),
+    "ServedFront": ("metas_peft.serving", "ServedFront"),
     "load": ("metas_peft.backbones.store", "load"),
     "tune": ("metas_peft.experiment.api", "tune"),
 }
