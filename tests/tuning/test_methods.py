@@ -4,6 +4,7 @@ import peft
 import pytest
 import torch
 
+from metas_peft.backbones import NestedModel
 from metas_peft.backbones.adapters import inverse, reorder
 from metas_peft.core.errors import CalibrationError, SubnetError
 from metas_peft.core.records import Cost, Subnet
@@ -11,7 +12,7 @@ from metas_peft.costs import Counts, paper_cost
 from metas_peft.testing.tiny import tiny_batch, tiny_model
 from metas_peft.testing.tuning import TINY_WORKLOAD, tiny_context
 from metas_peft.tuning.methods import METHODS
-from metas_peft.tuning.methods.drop import steps_of_equal_cost
+from metas_peft.tuning.methods.fixed import cost_of_ours, train_apart, train_together
 from metas_peft.tuning.pricing import flops_fraction
 
 POINTS = (0.8, 0.5, 0.3)
@@ -24,7 +25,13 @@ CASES = [
     ("bert", "static-lora", "nested"),
     ("bert", "baseline", "nested"),
     ("bert", "drop-top", "nested"),
+    ("bert", "uniform-width", "nested"),
     ("bert", "drop-alternate", "nested"),
+    ("bert", "MetaS-PEFT-as-described", "nested"),
+    ("bert", "EChorda-as-described", "nested"),
+    ("llama", "DiGASE-as-described", "nested"),
+    ("bert", "drop-top-as-described", "nested"),
+    ("bert", "drop-alternate-as-described", "nested"),
     ("roberta", "MetaS-PEFT", "nested"),
     ("llama", "MetaS-PEFT", "nested"),
     ("llama", "MetaS-PEFT", "gates"),
@@ -46,13 +53,15 @@ def logits(model):
 
 def test_every_registered_method_is_among_the_cases():
     assert {method for _, method, _ in CASES} == set(METHODS)
-    assert len(METHODS) == 7
+    assert len(METHODS) == 13
 
 
 def test_members_are_valid_and_ordered(case):
     _, method, tuned = case
     members, context = tuned.front.members, tuned.context
-    assert len(members) == {"static-lora": 1, "baseline": 1, "drop-top": 2, "drop-alternate": 2}.get(method, 3)
+    counts = {"static-lora": 1, "baseline": 1, "drop-top": 2, "drop-alternate": 2, "DiGASE": 2}
+    wanted = 3 if method == "DiGASE" else counts.get(method.removesuffix("-as-described"), 3)
+    assert len(members) == wanted
     sizes = [flops_fraction(m.subnet, context.shape, TINY_WORKLOAD) for m in members]
     assert sizes == sorted(sizes, reverse=True)
     assert len({m.subnet.key for m in members}) == len({m.name for m in members}) == len(members)
@@ -238,14 +247,42 @@ def test_points_that_drop_no_layer_leave_the_dense_model():
     context = tiny_context("bert", operating_points=(1.0,))
     front = METHODS["drop-top"]().tune(context)
     assert [m.subnet for m in front.members] == [Subnet.dense(context.shape)]
-    assert "No operating point leaves out a whole layer" in front.notes[0]
+    assert "No operating point leaves anything out" in front.notes[0]
 
 
-def test_rivals_that_train_several_models_cost_as_much_as_one_front():
+def test_our_stages_cost_what_their_passes_do():
     context = tiny_context("bert", path_steps=200, joint_steps=300, operating_points=(0.8, 0.5, 0.26))
     # By hand: 200 steps at a mean of 0.26 + 0.74 / 2.5, 300 steps of two passes at 0.8 + 0.26 together.
-    whole = 200 * (0.26 + 0.74 / 2.5) + 300 * 1.06
-    assert steps_of_equal_cost(context, [2 / 3, 1 / 3]) == round(whole)
+    assert cost_of_ours(context) == pytest.approx(200 * (0.26 + 0.74 / 2.5) + 300 * 1.06)
+
+
+@pytest.mark.parametrize("train", [train_together, train_apart])
+def test_rivals_with_a_rule_cost_what_ours_cost(train, monkeypatch):
+    """By the passes that were made, each as large as the subnet that was active."""
+    context = tiny_context("bert", path_steps=40, joint_steps=30, operating_points=(0.8, 0.5, 0.3))
+    members = METHODS["uniform-width"]().members(context)
+    assert len(members) == 3
+    ran, activate = [], NestedModel.activate
+
+    def counting(view, subnet):
+        ran.append(flops_fraction(subnet, context.shape, TINY_WORKLOAD))
+        activate(view, subnet)
+
+    monkeypatch.setattr(NestedModel, "activate", counting)
+    assert len(train(context, members).members) == 3
+    assert sum(ran) == pytest.approx(cost_of_ours(context), rel=0.1)
+
+
+def test_uniform_width_keeps_the_same_in_every_layer_and_fills_its_point():
+    context = tiny_context("bert", operating_points=(0.7, 0.4))
+    members = METHODS["uniform-width"]().members(context)
+    assert list(members) == ["70 %", "40 %"]
+    for point, subnet in zip((0.7, 0.4), members.values(), strict=True):
+        heads, blocks = ({len(getattr(p, kind)) for p in subnet.layers} for kind in ("heads", "ffn_blocks"))
+        assert len(heads) == len(blocks) == 1
+        size = flops_fraction(subnet, context.shape, TINY_WORKLOAD)
+        one_wider = Subnet.prefix([min(heads) + 1] * context.shape.n_layers, [min(blocks) + 1] * context.shape.n_layers)
+        assert size <= point < flops_fraction(one_wider, context.shape, TINY_WORKLOAD)
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])

@@ -3,6 +3,7 @@
 The table is section 7 of the method's reference; running a method is the experiment's business.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -24,7 +25,7 @@ class Shape(StrEnum):
     """How a method arrives at smaller models."""
 
     GATED = "gated"  # learns what to remove
-    FIXED_LAYERS = "fixed-layers"  # removes layers by a rule, then fine-tunes
+    FIXED = "fixed"  # removes layers or widths by a rule, then fine-tunes
     DENSE = "dense"  # removes nothing
 
 
@@ -42,6 +43,7 @@ class Method:
         trains_all: Full fine-tuning instead of adapters.
         changes: For an ablation: what is set, by dotted path, to take one part out.
         base: For an ablation: the method that is run with these changes.
+        setting: `equal treatment` with ours, or `as described` by the method's source.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Method:
     trains_all: bool = False
     changes: Mapping[str, Any] = field(default_factory=dict)
     base: str | None = None
+    setting: str = "equal treatment"
 
     @property
     def runs_as(self) -> str:
@@ -73,7 +76,7 @@ def obstacle(main: Method, rival: Method) -> str:
     if rival.trains_all != main.trains_all:
         kinds = {True: "all weights", False: "adapters"}
         return f"trains {kinds[rival.trains_all]}, while this run's dense model is trained by {kinds[main.trains_all]}"
-    if rival.cost_term is CostTerm.SURROGATE:
+    if rival.cost_term is CostTerm.SURROGATE and (rival.changes or main.cost_term is not CostTerm.SURROGATE):
         return "needs a surrogate of its own"
     return ""
 
@@ -84,6 +87,7 @@ def _add(method: Method, *aliases: str) -> None:
 
 _ALL = ("layer", "head", "rank")
 OURS = "MetaS-PEFT"
+AS_DESCRIBED = "as described"
 
 _add(Method(OURS, OURS, Shape.GATED, _ALL, CostTerm.SURROGATE, 5), "proposed", "metas")
 _add(Method("EChorda", "EChorda-style", Shape.GATED, _ALL, CostTerm.TARGET, 200), "comparative-1", "EChorda-style")
@@ -99,8 +103,18 @@ _add(
     "full-finetuning",
     "full",
 )
-_add(Method("drop-top", "top layers dropped", Shape.FIXED_LAYERS))
-_add(Method("drop-alternate", "alternate layers dropped", Shape.FIXED_LAYERS))
+_add(Method("drop-top", "top layers dropped", Shape.FIXED))
+_add(Method("drop-alternate", "alternate layers dropped", Shape.FIXED))
+_add(Method("uniform-width", "uniform width", Shape.FIXED), "uniform")
+
+
+def _as_described(name: str) -> None:
+    row = METHODS[name]
+    _add(dataclasses.replace(row, name=f"{name}-as-described", setting=AS_DESCRIBED))
+
+
+for _name in (OURS, "EChorda", "DiGASE", "drop-top", "drop-alternate"):
+    _as_described(_name)
 
 
 def _ablation(part: str, label: str, changes: Mapping[str, Any]) -> None:

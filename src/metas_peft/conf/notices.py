@@ -141,7 +141,7 @@ _IDLE = (
     _Idle(
         "no method here makes smaller models",
         ("training.path_steps", "training.joint_steps", "evaluation.operating_points"),
-        lambda c, m: not _some(m, Shape.GATED, Shape.FIXED_LAYERS),
+        lambda c, m: not _some(m, Shape.GATED, Shape.FIXED),
     ),
     _Idle("this method trains all weights and has no adapters", ("model.peft",), lambda c, m: m[0].trains_all),
     *(

@@ -215,7 +215,7 @@ def results_block(
         "baselines": {
             front.name: {
                 "label": METHODS[front.name].label,
-                "setting": "equal treatment",
+                "setting": METHODS[front.name].setting,
                 "target_measurements": sum(r["count"] for r in front.ledger),
                 "front": [member_row(outcome, front, i) for i in range(len(front.members))],
                 "hypervolume": outcome.volumes(front),

@@ -4,8 +4,9 @@ All methods of a run share the warm start, so a comparison between them is one o
 well their first epoch went.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,15 @@ class Schedule:
 
     path: int
     joint: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Trained weights and the order of heads and neurons they belong to; see `TuningContext.checkpoint`."""
+
+    weights: dict[str, torch.Tensor]
+    heads: torch.Tensor
+    neurons: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -123,7 +133,7 @@ class TuningContext:
         self.teacher: Teacher | None = None
         self._head_order = torch.arange(shape.n_kv_heads).repeat(shape.n_layers, 1)
         self._neuron_order = torch.arange(shape.ffn_size).repeat(shape.n_layers, 1)
-        self._start: tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor] | None = None
+        self._start: Checkpoint | None = None
 
     @property
     def head_order(self) -> torch.Tensor:
@@ -147,10 +157,7 @@ class TuningContext:
             batches=ORDER_BATCHES, batch_size=ORDER_BATCH_SIZE, seed=self.seed,
         )  # fmt: skip
         self.reorder(descending(heads), descending(neurons))
-        self._start = (self._trainable(), self._head_order.clone(), self._neuron_order.clone())
-
-    def _trainable(self) -> dict[str, torch.Tensor]:
-        return {n: p.detach().clone() for n, p in self.adapted.named_parameters() if p.requires_grad}
+        self._start = self.checkpoint()
 
     # ---- what methods use
 
@@ -159,12 +166,30 @@ class TuningContext:
         if self._start is None:
             self.prepare()
         assert self._start is not None
-        state, heads, neurons = self._start
-        self.reorder(_relative(self._head_order, heads), _relative(self._neuron_order, neurons))
+        self.restore(self._start)
+
+    def checkpoint(self) -> Checkpoint:
+        """What is trained, as it stands now."""
+        weights = {n: p.detach().clone() for n, p in self.adapted.named_parameters() if p.requires_grad}
+        return Checkpoint(weights, self._head_order.clone(), self._neuron_order.clone())
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Back to a checkpoint."""
+        self.reorder(_relative(self._head_order, checkpoint.heads), _relative(self._neuron_order, checkpoint.neurons))
         with torch.no_grad():
             for name, parameter in self.adapted.named_parameters():
-                if name in state:
-                    parameter.copy_(state[name])
+                if name in checkpoint.weights:
+                    parameter.copy_(checkpoint.weights[name])
+
+    @contextlib.contextmanager
+    def on_labels_alone(self) -> Iterator[None]:
+        """No distillation inside the block."""
+        usual = self.distillation
+        self.distillation = Distillation(cross_entropy=1.0, kl=0.0, hidden=0.0)
+        try:
+            yield
+        finally:
+            self.distillation = usual
 
     def reorder(self, heads: torch.Tensor, neurons: torch.Tensor) -> None:
         """Permute KV groups (L, G) and neurons (L, ffn_size) from their present order."""

@@ -123,6 +123,9 @@ class JointObjective:
         members: Subnets to train, largest first.
         shipped: Those of them that will be cut out; drawn alone in half of the draws, if a half has any.
         seed: Seed of the sampling.
+
+    Attributes:
+        halves: The larger and the smaller members.
     """
 
     def __init__(
@@ -135,9 +138,9 @@ class JointObjective:
     ) -> None:
         self._view, self._distilled = view, distilled
         middle = max(1, len(members) // 2)
-        halves = [half for half in (members[:middle], members[middle:]) if half]
+        self.halves = [half for half in (members[:middle], members[middle:]) if half]
         # Per half the pools to draw from, each as often as the other.
-        self._pools = [[half, [s for s in half if s in shipped] or half] for half in halves]
+        self._pools = [[half, [s for s in half if s in shipped] or half] for half in self.halves]
         self._rng = np.random.default_rng(seed)
 
     def loss(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -1,10 +1,12 @@
 """Hard-concrete gates as the source describes them: trained against the weighted predicted cost.
 
-After training, gates are ranked by their expected value (times their layer's) and closed from the lowest up; the
-resulting nested subnets are trained jointly like those of the nested front.
+After training, gates are ranked by their expected value (times their layer's) and closed from the lowest up. The
+resulting nested subnets are trained jointly like those of the nested front, or each becomes a model of its own.
 """
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -61,6 +63,21 @@ def open_gates(gates: GateSet) -> GateValues:
     return GateValues(**{k: torch.ones_like(v) for k, v in vars(gates.expectations()).items()})
 
 
+@dataclass(frozen=True)
+class TrainedGates:
+    """What gates have learnt to remove.
+
+    Attributes:
+        path: Nested subnets from closing them one by one, largest first.
+        tensors: Their log-odds.
+        notes: Sentences for the report.
+    """
+
+    path: list[Subnet]
+    tensors: dict[str, torch.Tensor]
+    notes: list[str]
+
+
 def gates_front(context: TuningContext, price: Price) -> TunedFront:
     """Train gates, rank them, train the resulting members jointly, cut.
 
@@ -68,9 +85,22 @@ def gates_front(context: TuningContext, price: Price) -> TunedFront:
         context: Shared start.
         price: Weighted relative cost on the target.
     """
+    gates = train_gates(context, price, context.gates.granularities)
+    front = joint_front(context, gates.path)
+    return TunedFront(front.members, gates.tensors, front.path, gates.notes + front.notes)
+
+
+def train_gates(context: TuningContext, price: Price, granularities: Sequence[str]) -> TrainedGates:
+    """Train gates together with the adapters, and bring heads, blocks and ranks into the order of their gates.
+
+    Args:
+        context: Shared start.
+        price: Weighted relative cost on the target.
+        granularities: What is gated.
+    """
     context.reset()
     shape, settings = context.shape, context.gates
-    gates = GateSet(shape, settings.granularities, temperature=settings.temperature, seed=context.seed)
+    gates = GateSet(shape, granularities, temperature=settings.temperature, seed=context.seed)
     before = gates.expectations()
     objective = GatesObjective(gates, context.distilled(), price, settings.sparsity)
     with gated(context.network, shape, objective.draw):
@@ -86,9 +116,8 @@ def gates_front(context: TuningContext, price: Price) -> TunedFront:
         )
         logger.warning(notes[-1])
     ranks_order = _sort_units(context, values)
-    front = joint_front(context, closing_path(context, values, ranks_order))
     tensors = {f"log_alpha.{name}": a.detach().clone() for name, a in gates.log_alpha.items()}
-    return TunedFront(front.members, tensors, front.path, notes + front.notes)
+    return TrainedGates(closing_path(context, values, ranks_order), tensors, notes)
 
 
 def _sort_units(context: TuningContext, values: GateValues) -> torch.Tensor:

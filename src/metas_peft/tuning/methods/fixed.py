@@ -1,0 +1,158 @@
+"""Rivals that remove by a rule: whole layers, or the same width everywhere; warm-started and distilled exactly as ours.
+
+What they keep is fixed before training; training costs as much as our path and joint stages together, the cost of a
+step being taken as proportional to the part of the model that is run.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Literal
+
+from metas_peft.backbones import nested
+from metas_peft.core.records import BackboneShape, Subnet
+from metas_peft.tuning.context import Checkpoint, TuningContext
+from metas_peft.tuning.methods.base import METHODS, Method, TunedFront
+from metas_peft.tuning.path import SCHEDULE_POWER, TOLERANCE, JointObjective
+from metas_peft.tuning.pricing import flops_fraction
+
+
+def cost_of_joint_stage(context: TuningContext) -> float:
+    """Cost of our joint stage in steps of the whole model: one pass in each half of the range."""
+    return context.schedule.joint * (max(context.operating_points) + min(context.operating_points))
+
+
+def cost_of_ours(context: TuningContext) -> float:
+    """Cost of our path and joint stages in steps of the whole model."""
+    end = min(context.operating_points)
+    path = context.schedule.path * (end + (1 - end) / (SCHEDULE_POWER + 1))
+    return path + cost_of_joint_stage(context)
+
+
+class FixedRule(Method):
+    """Members by a rule.
+
+    Attributes:
+        training: `together`, all members share weights as those of our front do; or `apart`, each is a model of its own
+            with its part of the steps.
+    """
+
+    training: Literal["together", "apart"] = "together"
+
+    @abstractmethod
+    def members(self, context: TuningContext) -> Mapping[str, Subnet]:
+        """Names and subnets, largest first; none if no operating point can be met."""
+
+    def tune(self, context: TuningContext) -> TunedFront:
+        """Train what the rule keeps, at the cost of our stages."""
+        members = self.members(context)
+        if not members:
+            context.reset()
+            note = "No operating point leaves anything out: the dense model is the only member."
+            return TunedFront([context.cut("dense", Subnet.dense(context.shape))], notes=[note])
+        train = train_together if self.training == "together" else train_apart
+        return train(context, members)
+
+
+def train_together(context: TuningContext, members: Mapping[str, Subnet]) -> TunedFront:
+    """One set of weights from the shared start: each step one member of the larger and one of the smaller half."""
+    shape, subnets = context.shape, list(members.values())
+    context.reset()
+    with nested(context.network, shape) as view:
+        objective = JointObjective(view, context.distilled(), subnets, subnets, context.seed)
+        sizes = [[flops_fraction(s, shape, context.workload) for s in half] for half in objective.halves]
+        steps = max(1, round(cost_of_ours(context) / sum(sum(half) / len(half) for half in sizes)))
+        context.fit(objective, steps, "members", offset=10)
+    cut = [context.cut(name, subnet) for name, subnet in members.items()]
+    return TunedFront(cut, notes=[f"The {len(cut)} models were trained together for {steps} steps."])
+
+
+def train_apart(
+    context: TuningContext, members: Mapping[str, Subnet], cost: float | None = None, start: Checkpoint | None = None
+) -> TunedFront:
+    """Each member a model of its own; all for as many steps.
+
+    Args:
+        context: Shared start.
+        members: Names and subnets, largest first.
+        cost: Of all together, in steps of the whole model; what our path and joint stages cost by default.
+        start: Weights and order to begin with; the shared start by default.
+    """
+    shape = context.shape
+    total = sum(flops_fraction(s, shape, context.workload) for s in members.values())
+    steps = max(1, round((cost_of_ours(context) if cost is None else cost) / total))
+    if start is None:
+        context.reset()
+        start = context.checkpoint()
+    cut = []
+    for number, (name, subnet) in enumerate(members.items()):
+        context.restore(start)
+        with nested(context.network, shape) as view:
+            objective = JointObjective(view, context.distilled(), [subnet], [subnet], context.seed)
+            context.fit(objective, steps, name, offset=10 + number)
+        cut.append(context.cut(name, subnet))
+    return TunedFront(cut, notes=[f"Each of the {len(cut)} models was trained for {steps} steps."])
+
+
+class DropTop(FixedRule):
+    """Keep the first layers."""
+
+    def kept(self, layers: int, count: int) -> tuple[int, ...]:
+        """Layers that stay when `count` of `layers` do."""
+        return tuple(range(count))
+
+    def members(self, context: TuningContext) -> Mapping[str, Subnet]:
+        """One per operating point that whole layers can meet."""
+        shape = context.shape
+        sizes = {max(1, int(p * shape.n_layers + TOLERANCE)) for p in context.operating_points} - {shape.n_layers}
+        return {
+            f"{size} of {shape.n_layers} layers": _layers(shape, self.kept(shape.n_layers, size))
+            for size in sorted(sizes, reverse=True)
+        }
+
+
+class DropAlternate(DropTop):
+    """Keep layers spread evenly over the depth."""
+
+    def kept(self, layers: int, count: int) -> tuple[int, ...]:
+        """Evenly spaced layers, the first included."""
+        return tuple(int(i * layers / count) for i in range(count))
+
+
+class UniformWidth(FixedRule):
+    """Keep the same heads and FFN blocks in every layer, the most important first."""
+
+    def members(self, context: TuningContext) -> Mapping[str, Subnet]:
+        """One per operating point that any width can meet."""
+        shape = context.shape
+        found: dict[str, Subnet] = {}
+        for point in context.operating_points:
+            subnet = widest(context, point)
+            if subnet is not None and subnet not in found.values() and subnet != Subnet.dense(shape):
+                found[f"{100 * point:.3g} %"] = subnet
+        return found
+
+
+def widest(context: TuningContext, point: float) -> Subnet | None:
+    """The uniform subnet with most FLOPs within a fraction of the dense ones, heads and blocks in like proportion."""
+    shape = context.shape
+    step = 1 / min(shape.n_kv_heads, shape.ffn_blocks)
+    best: tuple[float, Subnet | None] = (0.0, None)
+    for heads in range(1, shape.n_kv_heads + 1):
+        for blocks in range(1, shape.ffn_blocks + 1):
+            if abs(heads / shape.n_kv_heads - blocks / shape.ffn_blocks) > step + TOLERANCE:
+                continue
+            subnet = Subnet.prefix([heads] * shape.n_layers, [blocks] * shape.n_layers)
+            size = flops_fraction(subnet, shape, context.workload)
+            if best[0] < size <= point + TOLERANCE:
+                best = (size, subnet)
+    return best[1]
+
+
+def _layers(shape: BackboneShape, kept: tuple[int, ...]) -> Subnet:
+    whole = [int(i in kept) for i in range(shape.n_layers)]
+    return Subnet.prefix([shape.n_kv_heads * k for k in whole], [shape.ffn_blocks * k for k in whole])
+
+
+METHODS.add("drop-top", DropTop)
+METHODS.add("drop-alternate", DropAlternate)
+METHODS.add("uniform-width", UniformWidth, ("uniform",))
