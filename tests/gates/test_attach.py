@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from metas_peft.backbones import Layout
+from metas_peft.backbones.load import without_dropout
 from metas_peft.core.records import Subnet
-from metas_peft.gates import GRANULARITIES, GateSet, gate_values, gated, masked
+from metas_peft.gates import GRANULARITIES, GateSet, GateValues, attach, gate_values, gated, masked
+from metas_peft.testing.families import TINY_FAMILIES
 from metas_peft.testing.tiny import TINY_CONFIGS, random_subnet, tiny_adapted, tiny_batch
 
 
@@ -12,6 +15,19 @@ from metas_peft.testing.tiny import TINY_CONFIGS, random_subnet, tiny_adapted, t
 def tiny(request):
     adapted, shape = tiny_adapted(request.param)
     return adapted.get_base_model(), shape
+
+
+@pytest.fixture(params=sorted(TINY_FAMILIES))
+def every(request):
+    adapted, shape = tiny_adapted(request.param)
+    return without_dropout(adapted), shape
+
+
+def slopes(model):
+    """Gradients of a loss for everything that is trained."""
+    model.zero_grad()
+    model(**tiny_batch()).logits.pow(2).sum().backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
 def logits(model, batch):
@@ -36,6 +52,41 @@ def test_gated_leaves_no_trace(tiny):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+def test_attached_gates_leave_no_trace(every):
+    adapted, shape = every
+    batch, before = tiny_batch(), {k: v.clone() for k, v in adapted.state_dict().items()}
+    expected, had, kinds = logits(adapted, batch), hooks(adapted), [type(m) for m in adapted.modules()]
+    adapted.train()
+    attached = attach(GateSet(shape, GRANULARITIES, probability_open=0.5), adapted)
+    assert hooks(adapted) > had
+    assert not torch.equal(logits(adapted, batch), expected)
+    attached.detach()
+    attached.detach()
+    adapted.eval()
+    assert hooks(adapted) == had
+    assert [type(m) for m in adapted.modules()] == kinds
+    assert torch.equal(logits(adapted, batch), expected)
+    assert all(torch.equal(v, before[k]) for k, v in adapted.state_dict().items())
+    assert list(adapted.state_dict()) == list(before)
+
+
+@pytest.mark.parametrize("how", ["held open", "all ones"])
+def test_open_gates_are_the_peft_model_bit_for_bit_in_logits_and_gradients(every, how):
+    adapted, shape = every
+    adapted.train()
+    gates, batch = GateSet(shape, GRANULARITIES), tiny_batch()
+    expected, into = logits(adapted, batch), slopes(adapted)
+    assert len(into) > 5
+    gates.are_held_open = how == "held open"
+    open_gates = GateValues(**{n: torch.ones_like(z) for n, z in vars(gates.expectations()).items()})
+    with attach(gates, adapted) if gates.are_held_open else gated(adapted, shape, lambda: open_gates):
+        assert torch.equal(logits(adapted, batch), expected)
+        found = slopes(adapted)
+    assert list(found) == list(into)
+    for name, slope in found.items():
+        assert torch.equal(slope, into[name]), name
+
+
 def test_gated_leaves_no_trace_when_the_block_raises(tiny):
     model, shape = tiny
     had = hooks(model)
@@ -58,12 +109,16 @@ def test_every_pass_has_one_draw(tiny):
     assert len(drawn) == 3
 
 
-def test_loss_reaches_every_gate(tiny):
-    model, shape = tiny
-    gates = GateSet(shape, GRANULARITIES, probability_open=0.95, temperature=2.0)
-    with gated(model, shape, gates.sample):
-        for seed in range(10):  # a sample at exactly 0 or 1 has no slope, and what it closes has none either
-            model(**tiny_batch(seed)).logits.pow(2).sum().backward()
+@pytest.mark.parametrize("granularity", [*GRANULARITIES, "all"])
+def test_loss_reaches_every_gate(every, granularity):
+    adapted, shape = every
+    adapted.train()
+    wanted = GRANULARITIES if granularity == "all" else (granularity,)
+    gates = GateSet(shape, wanted, probability_open=0.95, temperature=2.0)
+    with attach(gates, adapted):
+        for seed in range(12):  # a sample at exactly 0 or 1 has no slope, and what it closes has none either
+            adapted(**tiny_batch(seed)).logits.pow(2).sum().backward()
+    assert set(gates.log_alpha) == set(wanted)
     for name, log_alpha in gates.log_alpha.items():
         assert log_alpha.grad.isfinite().all(), name
         assert (log_alpha.grad != 0).all(), name
@@ -96,7 +151,6 @@ def test_slope_of_a_gate_is_that_of_finite_differences(tiny, granularity):
 @pytest.mark.parametrize("seed", range(4))
 def test_what_a_mask_closes_has_no_influence(tiny, seed):
     """Weights of closed heads and blocks may be anything."""
-    from metas_peft.backbones import Layout
     from metas_peft.backbones.adapters import rows_of
 
     model, shape = tiny
@@ -110,3 +164,54 @@ def test_what_a_mask_closes_has_no_influence(tiny, seed):
             layout.base(layer, "up").weight[rows_of(torch.tensor(closed, dtype=torch.long), shape.block_size)] = 7.0
     with masked(model, shape, subnet):
         assert torch.equal(logits(model, batch), expected)
+
+
+# ---- passes that are computed again
+
+
+def checkpointed(model):
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def into_everything(adapted, gates, seeds):
+    """Gradients of adapters and gates when several passes come before one backward pass."""
+    adapted.zero_grad()
+    gates.zero_grad()
+    with attach(gates, adapted):
+        sum(adapted(**tiny_batch(seed)).logits.pow(2).sum() for seed in seeds).backward()
+    trained = {**dict(adapted.named_parameters()), **{f"gate {n}": a for n, a in gates.log_alpha.items()}}
+    return {n: p.grad.clone() for n, p in trained.items() if p.grad is not None}
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)], ids=["one pass", "three passes"])
+def test_checkpointing_changes_no_gradient(every, seeds):
+    adapted, shape = every
+    adapted.train()
+    adapted.get_base_model().config.use_cache = False
+    settings = {"probability_open": 0.8, "temperature": 2.0, "seed": 3}
+    expected = into_everything(adapted, GateSet(shape, GRANULARITIES, **settings), seeds)
+    checkpointed(adapted.get_base_model())
+    computed_again = []
+    layer = Layout(adapted.get_base_model()).layers[1]
+    handle = next(layer.children()).register_forward_pre_hook(lambda *_: computed_again.append(1))
+    found = into_everything(adapted, GateSet(shape, GRANULARITIES, **settings), seeds)
+    handle.remove()
+    assert len(computed_again) == 2 * len(seeds)
+    assert list(found) == list(expected)
+    assert sum(name.startswith("gate") for name in found) == 6
+    for name, slope in found.items():
+        assert torch.allclose(slope, expected[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_bfloat16_gradients_of_gates_are_those_of_float32(every):
+    adapted, shape = every
+    adapted.train()
+    settings = {"probability_open": 0.8, "temperature": 2.0, "seed": 3}
+    expected = into_everything(adapted, GateSet(shape, GRANULARITIES, **settings), range(4))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = into_everything(adapted, GateSet(shape, GRANULARITIES, **settings), range(4))
+    for name in (n for n in expected if n.startswith("gate")):
+        alike = torch.cosine_similarity(found[name].flatten(), expected[name].flatten(), 0)
+        assert alike > 0.97, (name, float(alike))
+        assert found[name].norm() == pytest.approx(float(expected[name].norm()), rel=0.1), name

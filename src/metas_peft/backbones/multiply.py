@@ -22,12 +22,13 @@ class _ScaledUnits(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         y, z = ctx.saved_tensors
-        into_x = _times(g, z) if ctx.needs_input_grad[0] else None
         into_z = None
+        product = g * y
         if ctx.needs_input_grad[1]:
-            columns = (g * y).reshape(-1, y.shape[-1]).sum(0, dtype=_wide(y))
+            columns = product.reshape(-1, y.shape[-1]).sum(0, dtype=_wide(y))
             into_z = _over(columns.view(len(z), -1).sum(1), z)
-        return into_x, into_z
+        # In the same memory: fresh pages cost more than the arithmetic.
+        return _times(g, z, out=product), into_z
 
 
 class _Blended(torch.autograd.Function):
@@ -43,17 +44,14 @@ class _Blended(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         x, kept, z = ctx.saved_tensors
-        weight = z.to(g.dtype)
-        into_x = g * (1 - weight) if ctx.needs_input_grad[0] else None
-        into_y = g * weight if ctx.needs_input_grad[1] else None
         into_z = None
-        if ctx.needs_input_grad[2]:
-            added = kept - x
-            if ctx.is_told:
-                into_z = _over(torch.dot(added.reshape(-1), g.reshape(-1)), z)
-            else:
-                into_z = (added * g).sum(dtype=_wide(added)).to(z.dtype)
-        return into_x, into_y, into_z
+        added = kept - x
+        if ctx.needs_input_grad[2] and ctx.is_told:
+            into_z = _over(torch.dot(added.reshape(-1), g.reshape(-1)), z)
+        elif ctx.needs_input_grad[2]:
+            into_z = (added * g).sum(dtype=_wide(added)).to(z.dtype)
+        into_y = torch.mul(g, z.to(g.dtype), out=added)
+        return g - into_y, into_y, into_z
 
 
 def scale_units(x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
@@ -83,11 +81,9 @@ def blend(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     return _Blended.apply(x.to(y.dtype), y, z)  # type: ignore[return-value]
 
 
-def _times(x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    z = z.to(x.dtype)
-    if len(z) == x.shape[-1]:
-        return x * z
-    return (x.unflatten(-1, (len(z), -1)) * z[:, None]).flatten(-2)
+def _times(x: torch.Tensor, z: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    units = (*x.shape[:-1], len(z), -1)
+    return torch.mul(x.view(units), z.to(x.dtype)[:, None], out=None if out is None else out.view(units)).view(x.shape)
 
 
 def _wide(x: torch.Tensor) -> torch.dtype:

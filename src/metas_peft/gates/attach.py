@@ -1,7 +1,7 @@
 """Gates on a model by forward hooks: attaching changes no module, detaching leaves no trace."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -93,7 +93,7 @@ def gated(
         model: `transformers` model, with or without LoRA modules.
         shape: Its shape.
         draw: Called once at the start of every pass; gives that pass's gate values, or None where all are open. No
-            slope reaches a value of exactly 0.
+            slope reaches a value of exactly 0, nor a block's of exactly 1: hard-concrete samples are clipped there.
         granularities: Those that `draw` sets; the others cost nothing.
     """
     with Attachment(_install(_network(model), shape, draw, granularities)):
@@ -119,9 +119,9 @@ class _Passes:
     def __init__(self, draw: Callable[[], GateValues | None], granularities: Iterable[str], n_layers: int) -> None:
         self._draw = draw
         self._granularities = tuple(granularities)
-        self._open = [dict[str, torch.Tensor]()] * n_layers
+        self._open = [dict[str, Any]()] * n_layers
         self._newest = self._open
-        self.running = list(self._open)  # per layer: granularity -> that layer's gates
+        self.running = list(self._open)  # per layer: granularity -> that layer's gates, of ranks one tensor per site
 
     def begin(self, module: Any, args: Any, kwargs: Any) -> None:
         """A pass of the whole model starts."""
@@ -130,8 +130,11 @@ class _Passes:
             self._newest = self._open
             return
         device = next(module.parameters()).device
-        columns = [getattr(values, name).to(device).unbind(0) for name in self._granularities]
-        self._newest = [dict(zip(self._granularities, row, strict=True)) for row in zip(*columns, strict=True)]
+        self._newest = [{} for _ in self._open]
+        for name in self._granularities:
+            for row, z in zip(self._newest, _per_layer(getattr(values, name), device), strict=True):
+                if z is not None:
+                    row[name] = z
 
     def enter(self, i: int, states: torch.Tensor) -> None:
         """Hidden states enter layer i, or a module in it.
@@ -149,6 +152,17 @@ class _Passes:
             setattr(states, _PASS, self._newest[i])
         else:
             self.enter(i, states)
+
+
+def _per_layer(z: torch.Tensor, device: torch.device) -> Sequence[Any]:
+    """One tensor per layer, of rank gates (L, M, R) a tuple of one per site; None for a whole block that is open."""
+    if z.ndim == 3:
+        pieces, sites = z.to(device).flatten(0, 1).unbind(0), z.shape[1]
+        return [pieces[i * sites : (i + 1) * sites] for i in range(z.shape[0])]
+    pieces = z.to(device).unbind(0)
+    if z.ndim == 2 or z.device.type != "cpu":  # elsewhere, to look would be to wait
+        return pieces
+    return [None if value == 1.0 else piece for value, piece in zip(z.tolist(), pieces, strict=True)]
 
 
 def _install(
@@ -173,7 +187,7 @@ def _install(
             if units in wanted:
                 handles += gate_units(layout, layer, table, gate(units, i))
         if "rank" in wanted:
-            handles += _gate_sites(layout, layer, shape, gate("rank", i))
+            handles += _gate_sites(layout, layer, shape, passes, i)
     return handles
 
 
@@ -191,15 +205,15 @@ def _follow(passes: _Passes, i: int, layer: Any) -> list[Any]:
     ]
 
 
-def _gate_sites(layout: Layout, layer: Any, shape: BackboneShape, gate: Callable[[], torch.Tensor | None]) -> list[Any]:
+def _gate_sites(layout: Layout, layer: Any, shape: BackboneShape, passes: _Passes, i: int) -> list[Any]:
     handles = []
     for m, site in enumerate(shape.sites):
         module = layout.projection(layer, site.name)
         if is_adapted(module):
 
             def ranks(m: int = m, r: int = site.rank) -> torch.Tensor | None:
-                z = gate()
-                return None if z is None else z[m, :r]
+                each = passes.running[i].get("rank")
+                return None if each is None else each[m] if len(each[m]) == r else each[m][:r]
 
             handles.append(gate_ranks(module, ranks))
     return handles

@@ -181,9 +181,9 @@ class GateCallback(transformers.TrainerCallback):
     @torch.no_grad()
     def report(self) -> dict[str, float]:
         """Expected counts, predicted costs of the expected counts, budgets, and how far the gates have moved."""
-        counts, shape = self._gates.expected_counts(), self._gates.shape
+        counts, shape, p = self._gates.expected_counts(), self._gates.shape, self._gates.probabilities()
         found = {
-            "kept_layers": counts.attention + counts.ffn - counts.attention * counts.ffn,
+            "kept_layers": p.layer * (p.attention + p.ffn - p.attention * p.ffn),
             "kept_heads": counts.heads,
             "kept_ffn_blocks": counts.neurons / shape.block_size,
             "kept_ranks": counts.ranks,

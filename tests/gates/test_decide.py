@@ -1,0 +1,86 @@
+"""From gates to a subnet: the expected number stays, the best of them, and the attached model equals the cut one."""
+
+import pytest
+import torch
+
+from metas_peft.backbones import compact
+from metas_peft.gates import GRANULARITIES, GateSet, attach, expected_subnet
+from metas_peft.testing.families import TINY_FAMILIES
+from metas_peft.testing.tiny import tiny_adapted, tiny_batch
+
+
+def scattered(shape, granularities=GRANULARITIES, seed=1, spread=3.0, **settings):
+    gates = GateSet(shape, granularities, probability_open=0.6, **settings)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in gates.parameters():
+            parameter.add_(spread * torch.randn(parameter.shape, generator=generator))
+    return gates
+
+
+def logits(model, batch):
+    with torch.no_grad():
+        return model(**batch).logits
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_attached_model_in_evaluation_equals_the_compact_one(family):
+    adapted, shape = tiny_adapted(family)
+    adapted.eval()
+    sizes = set()
+    for seed in range(5):
+        gates, batch = scattered(shape, seed=seed), tiny_batch(seed)
+        subnet = expected_subnet(gates)
+        with attach(gates, adapted):
+            expected = logits(adapted, batch)
+        small = compact(adapted.get_base_model(), shape, subnet)
+        assert torch.allclose(logits(small, batch), expected, atol=1e-4, rtol=0), seed
+        sizes.add(sum(p.numel() for p in small.parameters()))
+    assert len(sizes) > 2
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0, 5.0])
+def test_as_many_units_stay_as_are_expected(temperature):
+    _, shape = tiny_adapted("bert")
+    for granularity in ("head", "ffn_block", "rank"):
+        gates = scattered(shape, (granularity,), temperature=temperature)
+        plans = expected_subnet(gates).layers
+        kept = {
+            "head": sum(len(p.heads) for p in plans),
+            "ffn_block": sum(len(p.ffn_blocks) for p in plans),
+            "rank": sum(len(r) for p in plans for r in p.ranks or ()),
+        }[granularity]
+        assert kept == round(float(gates.penalty().detach())), granularity
+
+
+def test_those_of_the_highest_expected_value_stay():
+    _, shape = tiny_adapted("bert")
+    gates = scattered(shape, ("head",))
+    kept = torch.zeros(shape.n_layers, shape.n_kv_heads, dtype=torch.bool)
+    for i, plan in enumerate(expected_subnet(gates).layers):
+        kept[i, list(plan.heads)] = True
+    assert 0 < int(kept.sum()) < kept.numel()
+    value = gates.expectations().head
+    assert value[kept].min() >= value[~kept].max()
+
+
+def test_heads_of_closed_layers_are_not_kept_or_counted():
+    _, shape = tiny_adapted("bert")
+    gates = GateSet(shape, ("layer", "head"), probability_open=0.99)
+    with torch.no_grad():
+        gates.log_alpha["layer"][1] = -20.0
+    plans = expected_subnet(gates).layers
+    assert [p.is_kept for p in plans] == [True, False, True]
+    assert [len(p.heads) for p in plans] == [4, 0, 4]
+
+
+@pytest.mark.parametrize("granularities", [("layer",), ("attention", "ffn"), GRANULARITIES])
+def test_one_sub_layer_stays_when_every_gate_is_closed(granularities):
+    _, shape = tiny_adapted("bert")
+    gates = GateSet(shape, granularities, probability_open=1e-6)
+    assert any(p.is_kept for p in expected_subnet(gates).layers)
+
+
+def test_ranks_are_all_kept_where_they_are_not_gated():
+    _, shape = tiny_adapted("bert")
+    assert all(p.ranks is None for p in expected_subnet(scattered(shape, ("head",))).layers)

@@ -1,0 +1,228 @@
+"""Gates in a Trainer of one's own: trained, reported, saved, resumed."""
+
+import logging
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+
+from metas_peft.core.errors import CheckpointError, UnsupportedBackboneError, UsageError
+from metas_peft.core.records import Cost
+from metas_peft.gates import GateSet, attach, expected_subnet, hard_concrete
+from metas_peft.testing.tiny import tiny_model
+from metas_peft.testing.tuning import tiny_cost_model
+from metas_peft.tuning.gating import GateCallback
+from metas_peft.tuning.pricing import Price
+
+GATED = ("layer", "head", "ffn_block", "rank")
+
+
+class Texts(torch.utils.data.Dataset):
+    """Random texts of equal length; the label is the parity of a token."""
+
+    def __init__(self, count=48):
+        self.ids = torch.randint(2, 97, (count, 7), generator=torch.Generator().manual_seed(0))
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, index):
+        return {"input_ids": self.ids[index], "attention_mask": torch.ones(7, dtype=torch.long),
+                "labels": self.ids[index, 0] % 2}  # fmt: skip
+
+
+class Run:
+    """One training in a plain Trainer, as a researcher would set it up."""
+
+    def __init__(self, folder, *, steps=8, granularities=GATED, attached=True, callback=None, **arguments):
+        transformers.set_seed(1)
+        config = LoraConfig(r=3, lora_alpha=6, lora_dropout=0.1, target_modules=["query", "value"], task_type="SEQ_CLS")
+        self.model = get_peft_model(tiny_model("bert", hidden_dropout_prob=0.1), config)
+        self.gates = GateSet.of(self.model, granularities, seed=5)
+        usual = {
+            "max_steps": steps, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "logging_steps": 2, "seed": 3,
+            "save_steps": 4, "report_to": [], "disable_tqdm": True, "use_cpu": True, "dataloader_pin_memory": False,
+        }  # fmt: skip
+        args = transformers.TrainingArguments(output_dir=str(folder), **{**usual, **arguments})
+        self.trainer = transformers.Trainer(self.model, args, train_dataset=Texts())
+        self.price = Price.on(tiny_cost_model(self.gates.shape), Cost.uniform(1.0), self.gates.shape)
+        settings = {"learning_rate": 0.2, "price": self.price, "sparsity": 1e-3, **(callback or {})}
+        self.trainer.add_callback(GateCallback(self.gates, self.trainer, **settings))
+        self.attached = attached
+
+    def train(self, resume=None):
+        if self.attached:
+            with attach(self.gates, self.model):
+                self.trainer.train(resume_from_checkpoint=resume)
+        else:
+            self.trainer.train(resume_from_checkpoint=resume)
+        return self
+
+    def state(self):
+        trained = {n: p.detach().clone() for n, p in self.model.named_parameters() if p.requires_grad}
+        return trained | {f"gate {n}": a.detach().clone() for n, a in self.gates.log_alpha.items()}
+
+    def told(self):
+        return [row for row in self.trainer.state.log_history if "gates/moved" in row]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, Run(folder).train()
+
+
+def hooks(model):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def test_gates_and_adapters_are_both_trained(whole):
+    _, run = whole
+    start = Run(whole[0]).state()
+    for name, value in run.state().items():
+        assert not torch.equal(value, start[name]), name
+    assert hooks(run.model) == 0
+    subnet = expected_subnet(run.gates)
+    assert any(plan.is_kept for plan in subnet.layers)
+
+
+def test_each_log_of_a_loss_is_followed_by_one_of_the_gates(whole):
+    _, run = whole
+    history = run.trainer.state.log_history
+    assert [row["step"] for row in run.told()] == [row["step"] for row in history if "loss" in row] == [2, 4, 6, 8]
+    with torch.no_grad():
+        last, counts = run.told()[-1], run.gates.expected_counts()
+    assert last["gates/kept_heads"] == pytest.approx(float(counts.heads.sum()), rel=1e-6)
+    assert last["gates/kept_ranks"] == pytest.approx(float(counts.ranks.sum()), rel=1e-6)
+    assert last["gates/kept_layers"] == pytest.approx(float(counts.attention.sum()), rel=1e-6)  # whole layers alone
+    cost = run.price.cost_model(counts)
+    for metric, value in cost.items():
+        assert last[f"gates/{metric}"] == pytest.approx(float(value), rel=1e-6)
+    assert last["gates/price"] == pytest.approx(float(run.price(counts)), rel=1e-6)
+    assert last["gates/moved"] > 0.05
+
+
+def test_integrations_see_counts_costs_and_budgets(tmp_path):
+    seen = []
+
+    class Integration(transformers.TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            seen.append(dict(logs))
+
+    run = Run(tmp_path, steps=4, callback={"budgets": {"latency_ms": 0.25}})
+    run.trainer.callback_handler.callbacks.insert(0, Integration())  # they stand before callbacks that are added
+    run.train()
+    rows = [row for row in seen if "gates/kept_heads" in row]
+    assert len(rows) == 2
+    assert all(row["gates/budget_latency_ms"] == 0.25 and row["gates/latency_ms"] > 0 for row in rows)
+
+
+def test_gates_stay_open_during_the_warm_up(tmp_path):
+    run = Run(tmp_path, steps=10, callback={"warmup": 0.5, "ramp": 0.8}, logging_steps=1).train()
+    told = run.told()
+    assert [row["gates/moved"] for row in told[:5]] == [0.0] * 5
+    assert all(row["gates/moved"] > 0 for row in told[5:])
+    assert [row["gates/price_weight"] for row in told] == pytest.approx([0] * 5 + [1 / 3, 2 / 3, 1, 1, 1], abs=1e-6)
+    assert not run.gates.are_held_open
+
+
+def test_price_closes_gates(tmp_path):
+    free = Run(tmp_path / "free", steps=12, callback={"price": None, "sparsity": 0.0, "warmup": 0.0}).train()
+    dear = Run(tmp_path / "dear", steps=12, callback={"warmup": 0.0, "ramp": 0.0, "sparsity": 0.05}).train()
+    for name in ("head", "ffn_block"):
+        kept = [float(hard_concrete.probability_open(r.gates.log_alpha[name], 2 / 3).mean()) for r in (free, dear)]
+        assert kept[1] < kept[0] - 0.02, name
+
+
+def test_gate_rate_follows_the_trainers_schedule(tmp_path):
+    """Adam's step is the rate where all gradients are equal: that of the sparsity alone, far from saturation."""
+    run = Run(
+        tmp_path, steps=5, granularities=("rank",), learning_rate=0.0 + 1e-12, lr_scheduler_type="linear",
+        callback={"price": None, "sparsity": 1e6, "warmup": 0.0, "learning_rate": 1e-3},
+    )  # fmt: skip
+    start = run.gates.log_alpha["rank"].detach().clone()
+    run.train()
+    moved = start - run.gates.log_alpha["rank"].detach()
+    assert torch.allclose(moved, torch.full_like(moved, 1e-3 * (5 + 4 + 3 + 2 + 1) / 5), rtol=1e-3)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"gradient_accumulation_steps": 2, "bf16": True}])
+def test_resumed_training_equals_uninterrupted_training(tmp_path, arguments):
+    whole = Run(tmp_path / "whole", **arguments).train()
+    Run(tmp_path / "parts", **arguments).train()  # leaves checkpoint-4
+    resumed = Run(tmp_path / "parts", **arguments).train(resume=str(tmp_path / "parts" / "checkpoint-4"))
+    assert resumed.trainer.state.global_step == 8
+    expected = whole.state()
+    assert len(expected) > 10
+    for name, value in resumed.state().items():
+        assert torch.equal(value, expected[name]), name
+    assert resumed.told()[-1]["gates/moved"] == whole.told()[-1]["gates/moved"]
+
+
+def test_checkpoints_hold_the_gates(whole):
+    folder, _ = whole
+    assert sorted(p.parent.name for p in folder.glob("*/gates.safetensors")) == ["checkpoint-4", "checkpoint-8"]
+
+
+def test_checkpoint_without_gates_or_of_other_gates_is_refused(whole, tmp_path):
+    source = whole[0] / "checkpoint-4"
+    with pytest.raises(CheckpointError, match="another granularity"):
+        Run(whole[0], granularities=("head",)).train(resume=str(source))
+    with pytest.raises(CheckpointError, match=r"checkpoint-4.gates\.safetensors is absent .* Name the checkpoint"):
+        Run(tmp_path).train(resume=str(source))  # a folder that is not the output's
+    moved = Run(tmp_path, callback={"checkpoint": source}).train(resume=str(source))
+    assert moved.trainer.state.global_step == 8
+
+
+def test_gates_that_do_not_move_are_told_of_once(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="metas_peft"):
+        Run(tmp_path, callback={"learning_rate": 1e-9}).train()
+    told = [r.message for r in caplog.records if "gates do not move" in r.message]
+    assert len(told) == 1
+    assert "Raise their learning rate (1e-09)" in told[0]
+
+
+def test_gates_that_move_are_not_warned_about(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="metas_peft"):
+        Run(tmp_path).train()
+    assert not [r for r in caplog.records if "gates" in r.message]
+
+
+def test_gates_that_are_not_attached_end_training(tmp_path):
+    with pytest.raises(UsageError, match=r"No gradient reached the gates in step 2\. Attach them"):
+        Run(tmp_path, attached=False).train()
+
+
+def test_gradients_that_would_be_wrong_are_refused(tmp_path):
+    how = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}
+    with pytest.raises(UsageError, match="Re-entrant checkpointing"):
+        Run(tmp_path, **how).train()
+
+
+def test_evaluation_runs_the_subnet_that_would_be_cut(tmp_path):
+    run = Run(tmp_path, steps=6, callback={"sparsity": 0.5, "warmup": 0.0}).train()
+    run.model.eval()
+    batch = {k: v for k, v in run.trainer.data_collator([Texts()[i] for i in range(4)]).items() if k != "labels"}
+    with torch.no_grad(), attach(run.gates, run.model):
+        state = run.gates.generator.get_state()
+        first, second = run.model(**batch).logits, run.model(**batch).logits
+        assert torch.equal(first, second)
+        assert torch.equal(run.gates.generator.get_state(), state)
+
+
+def test_unknown_budget_is_named(tmp_path):
+    with pytest.raises(UsageError, match="Unknown budget 'latency'"):
+        Run(tmp_path, callback={"budgets": {"latency": 3.0}})
+
+
+def test_adapters_that_differ_between_layers_are_refused():
+    config = LoraConfig(r=3, target_modules=["query"], layers_to_transform=[0, 2], task_type="SEQ_CLS")
+    with pytest.raises(UnsupportedBackboneError, match=r"Layer 1 has adapters of other ranks \(\{\}\) than layer 0"):
+        GateSet.of(get_peft_model(tiny_model("bert"), config), ("head",))
+
+
+def test_adapters_that_are_no_plain_lora_are_refused():
+    config = LoraConfig(r=3, target_modules=["query"], use_dora=True, task_type="SEQ_CLS")
+    with pytest.raises(UnsupportedBackboneError, match="a variant of LoRA"):
+        GateSet.of(get_peft_model(tiny_model("bert"), config), ("rank",))
