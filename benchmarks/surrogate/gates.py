@@ -198,9 +198,7 @@ def local(learnt: MetaTrained) -> dict:
                         tested = np.setdiff1d(np.arange(len(own)), chosen)
                         few, columns = [own[i] for i in chosen], torch.from_numpy(table.features[tested])
                         part = table.take(chosen)
-                        fits = {
-                            kind: learnt.fit(kind, few).predictor(columns) for kind in ("metas", "roofline")
-                        }
+                        fits = {kind: learnt.fit(kind, few).predictor(columns) for kind in ("metas", "roofline")}
                         fits["constant"] = Constant.fit(part)(columns)
                         for method, predicted in fits.items():
                             said = predicted.numpy()[:, 1]

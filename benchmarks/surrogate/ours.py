@@ -1,8 +1,8 @@
 """`metas` on a public track: networks trained on simulated devices alone.
 
 The networks of a track see no measurement of any device, so that one training serves every held-out set; they are kept
-in `outputs/surrogate/` and trained again when absent. Networks and roofline are averaged half and half everywhere: the
-share was also chosen on the training devices, which with four of them was worse on all (docs/decisions).
+in `outputs/surrogate/` and trained again when absent. Networks, roofline and squared roofline have the same parts
+everywhere: chosen on the training devices, of which there are four, they were worse on all (docs/decisions).
 """
 
 import functools
@@ -23,6 +23,7 @@ KEPT = Path(__file__).resolve().parents[2] / "outputs" / "surrogate"
 SEEDS = (1, 2)
 # Tracks without a licence are shown for comparison: one short training each.
 COMPARISONS = ("wilkins_llm", "mlenergy_llm")
+
 
 def recipe_of(track: Track) -> Recipe:
     """How episodes of a track are drawn."""

@@ -41,7 +41,7 @@ def main() -> None:
         "passes": trained.n_records,
         "networks": plan.networks,
         "parameters_each": sum(p.numel() for p in trained.kinds["metas"].few_shot.networks[0].parameters()),
-        "share_of_networks": metas["share"],
+        "shares": dict(zip(("networks", "roofline", "roofline_with_squares"), metas["shares"], strict=True)),
         "interval_widths": metas["widths"],
         "median_errors_pct": trained.errors,
         "ranges": trained.ranges,

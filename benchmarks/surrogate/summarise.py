@@ -242,7 +242,8 @@ def main() -> None:
             "## The shipped file", "",
             f"`meta_surrogate_v1`: {card['networks']} networks of {card['parameters_each']:,} parameters, trained in "
             f"{card['training_seconds'] / 60:.0f} minutes on one core, together, from {card['made_up_devices']:,} "
-            f"made-up devices; their share beside the roofline is {card['share_of_networks']:.2f}. "
+            "made-up devices; parts chosen on others of that kind: "
+            + ", ".join(f"{name.replace('_', ' ')} {part:.2f}" for name, part in card["shares"].items() if part) + ". "
             "No device of the catalogue and no measurement had a part in it.", "",
         ]  # fmt: skip
     (ROOT / "docs" / "surrogate.md").write_text("\n".join(lines).rstrip() + "\n")

@@ -9,6 +9,7 @@ import torch
 from metas_peft.core.errors import CheckpointError, OutputError
 from metas_peft.core.records import PaperCost, Workload
 from metas_peft.surrogate import MetaTrained, checkpoint
+from metas_peft.surrogate.model import SCHEMA_VERSION
 
 SUFFIXES = [".safetensors", ".pt"]
 
@@ -59,7 +60,7 @@ def test_other_schema_version_is_refused(tmp_path: Path) -> None:
     for suffix in SUFFIXES:
         path = tmp_path / f"s{suffix}"
         checkpoint.write(path, {"x": torch.zeros(1)}, {"schema_version": 99})
-        with pytest.raises(CheckpointError, match="schema version 99, this program reads 1"):
+        with pytest.raises(CheckpointError, match=f"schema version 99, this program reads {SCHEMA_VERSION}"):
             MetaTrained.load(path)
 
 
@@ -96,7 +97,7 @@ def test_absent_file_is_refused(tmp_path: Path) -> None:
 def test_missing_tensor_is_refused(trained: MetaTrained, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"s{suffix}"
     trained.save(path)
-    tensors, card = checkpoint.read(path, 1)
+    tensors, card = checkpoint.read(path, SCHEMA_VERSION)
     del tensors["reference/start"]
     checkpoint.write(path, tensors, card)
     with pytest.raises(CheckpointError, match="incomplete .*start"):

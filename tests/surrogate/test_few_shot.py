@@ -49,7 +49,7 @@ def test_untrained_predictor_is_close_to_the_roofline_of_the_points(untrained: F
 
 def test_plain_opinion_is_the_roofline(untrained: FewShot) -> None:
     terms, logs = additive_points(40)
-    alone = FewShot(GATES, untrained.scales, untrained.networks, share=0.0).fit(terms[:6], logs[:6])
+    alone = FewShot(GATES, untrained.scales, untrained.networks, shares=(0.0, 1.0, 0.0)).fit(terms[:6], logs[:6])
     said = alone.log_costs(torch.from_numpy(terms)).numpy()
     for metric in (0, 1):
         weights = fit_nonnegative(terms, np.exp(logs[:, metric]), 0.0)
@@ -94,7 +94,7 @@ def test_training_lowers_the_error_and_is_decided_by_its_seed(recipe: Recipe, un
     errors = {}
     checks = [make_up(rng).universe for _ in range(25)]
     for name, network in {"start": start.eval(), "trained": trained}.items():
-        few_shot = FewShot(GATES, recipe.scales, (network,), share=1.0)
+        few_shot = FewShot(GATES, recipe.scales, (network,), shares=(1.0, 0.0, 0.0))
         rows = []
         for universe in checks:
             assert universe.logs is not None
@@ -118,3 +118,27 @@ def test_percentage_loss_is_the_percentage_error_near_zero_and_grows_linearly_fa
     assert percentage_loss(error).numpy() == pytest.approx(np.abs(np.expm1(error.numpy())), rel=1e-9)
     far = percentage_loss(torch.tensor([3.0, 4.0, 5.0]))
     assert float(far[2] - far[1]) == pytest.approx(float(far[1] - far[0]), rel=1e-6)
+
+
+def test_peak_power_is_not_believed_far_beyond_that_of_the_points(untrained: FewShot) -> None:
+    """Over a thousandfold range of work a line in logarithms would leave what any device can draw."""
+    terms, logs = additive_points(12)
+    logs[:, 2] = np.log(4.0) + 0.9 * (logs[:, 0] - logs[:, 0].mean())
+    fitted = untrained.fit(terms[:5], logs[:5])
+    far = torch.from_numpy(terms * np.array([1.0, 1e6, 1e6, 1e6, 1e3]))
+    watts = fitted.log_costs(far)[:, 2].exp().numpy()
+    assert watts.max() <= 2 * np.exp(logs[:5, 2].max()) * (1 + 1e-9)
+    assert watts.min() >= 0.5 * np.exp(logs[:5, 2].min()) * (1 - 1e-9)
+
+
+def test_opinion_with_squares_follows_a_device_that_rises_faster_than_a_line(untrained: FewShot) -> None:
+    terms, _ = additive_points(40)
+    cost = 1e-3 + 1e-12 * terms[:, 1] * (1 + terms[:, 1] / terms[:, 1].mean())
+    logs = np.log(np.stack([cost, 1000 * cost, np.full(len(cost), 4.0)], axis=1))
+    networks = untrained.networks
+
+    def error(shares: tuple[float, float, float]) -> float:
+        fitted = FewShot(GATES, untrained.scales, networks, shares=shares).fit(terms[:6], logs[:6])
+        return float(np.abs(np.expm1(fitted.log_costs(torch.from_numpy(terms)).numpy() - logs))[:, :2].mean())
+
+    assert error((0.0, 0.0, 1.0)) < 0.5 * error((0.0, 1.0, 0.0))

@@ -59,11 +59,14 @@ def test_readings_scatter_as_their_devices_say() -> None:
 
 def test_basis_is_never_negative_and_leaves_out_what_nobody_pays_for() -> None:
     unit = torch.rand(40, len(RICH.terms), dtype=torch.float64) * 3
-    phi = basis(RICH, unit)
+    scale = torch.rand(len(RICH.terms), dtype=torch.float64) + 0.5
+    phi = basis(RICH, unit, scale)
     assert phi.shape == (40, RICH.basis_size)
     assert (phi >= 0).all()
     assert (phi[:, RICH.column("width")] == 0).all()
-    assert phi[:, -1].numpy() == pytest.approx((0.75 * unit[:, 3] + 0.25 * unit[:, 4]).numpy() ** 2)
+    # The square is of the roofline's term itself: what its columns sum to, by what they sum to at the points' mean.
+    total = (unit[:, 3] * scale[3] + unit[:, 4] * scale[4]) / (scale[3] + scale[4])
+    assert phi[:, -1].numpy() == pytest.approx(total.numpy() ** 2)
 
 
 def test_made_up_devices_are_finite_physical_and_different() -> None:

@@ -20,20 +20,22 @@ TINY = 1e-30
 LOG_CLIP = 3.5
 
 
-def basis(schema: Schema, unit: Tensor) -> Tensor:
+def basis(schema: Schema, unit: Tensor, scale: Tensor) -> Tensor:
     """Terms, and squares of some roofline terms.
 
     Args:
         schema: Of the terms.
         unit: Terms divided by their means over the calibration points, shape (..., K).
+        scale: Those means, shape (K,), or one row for each row of `unit`.
 
     Returns:
         Shape (..., P); non-negative, and rising with every term.
     """
     parts = [unit * torch.as_tensor(schema.is_paid(), dtype=unit.dtype)]
     if schema.squared:
-        shares = torch.as_tensor(schema.base_shares()[:, list(schema.squared)], dtype=unit.dtype)
-        parts.append((unit @ shares) ** 2)
+        to_base = torch.as_tensor(schema.base_matrix()[:, list(schema.squared)], dtype=unit.dtype)
+        scale = scale.to(unit.dtype)
+        parts.append(((unit * scale) @ to_base / (scale @ to_base).clamp_min(TINY)) ** 2)
     return torch.cat(parts, dim=-1)
 
 
@@ -78,7 +80,7 @@ class AdditiveMixture:
             Shape (B..., Q, 3).
         """
         unit = terms / self.scale[..., None, :]
-        phi = basis(self.schema, unit)
+        phi = basis(self.schema, unit, self.scale[..., None, :])
         sums = torch.einsum("...qp,...ump->...qum", phi, self.weights).clamp_min(TINY)
         logs = ((self.mix * self.bend)[..., None, :, :] * sums.log()).sum(-1) + self.level[..., None, :]
         # Milliseconds to seconds: log 1000.

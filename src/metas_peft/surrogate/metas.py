@@ -60,7 +60,7 @@ class MetasKind:
         return {
             "schema": few_shot.schema.as_dict(),
             "sizes": [asdict(network.size) for network in few_shot.networks],
-            "share": few_shot.share,
+            "shares": list(few_shot.shares),
             "widths": list(few_shot.widths),
             "power": self.typical.power,
             "spec": list(self.typical.spec),
@@ -80,11 +80,12 @@ class MetasKind:
             networks.append(network.eval().requires_grad_(False))
         rate, bandwidth, watts = settings["spec"]
         energy, latency, power = settings["widths"]
+        by_networks, by_roofline, by_squares = settings["shares"]
         few_shot = FewShot(
             schema=Schema.from_dict(settings["schema"]),
             scales=Scales(tensors["scale_mean"].numpy(), tensors["scale_spread"].numpy()),
             networks=tuple(networks),
-            share=settings["share"],
+            shares=(by_networks, by_roofline, by_squares),
             widths=(energy, latency, power),
         )
         typical = PoolTypical(tensors["typical_weights"].numpy(), settings["power"], (rate, bandwidth, watts))

@@ -64,8 +64,8 @@ def _episode_weights(batch: Episodes, recipe: Recipe) -> torch.Tensor:
     if not recipe.exact:
         return torch.ones(len(batch.terms))
     reading = batch.reading
-    unit = batch.terms / reading.scale.float()[:, None]
-    sums = torch.einsum("bqp,bup->bqu", basis(recipe.schema, unit), reading.fitted[:, 0])
+    scale = reading.scale.float()[:, None]
+    sums = torch.einsum("bqp,bup->bqu", basis(recipe.schema, batch.terms / scale, scale), reading.fitted[:, 0])
     off = sums.clamp_min(1e-30).log() + reading.level[:, None, :2].float() - batch.logs[..., :2]
     weights = 1 / (EASY + off.clamp(-1, 1).expm1().abs().mean((1, 2)).clamp(max=0.5))
     return weights / weights.mean()

@@ -24,7 +24,7 @@ from metas_peft.surrogate.roofline import RooflineKind
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # Every kind of predictor that a checkpoint may hold; a new kind is one line here and one in `training.train`.
 KINDS: dict[str, type[PredictorKind]] = {"metas": MetasKind, "reference": ReferenceKind, "roofline": RooflineKind}
 # A calibration record so many times beyond what was learnt from is worth a warning.

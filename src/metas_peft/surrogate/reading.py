@@ -87,7 +87,7 @@ def read_points(
     to_base = schema.base_matrix()
     share = to_base / np.maximum(np.einsum("bk,kj->bj", scale, to_base), 1e-30)[:, None, :] * scale[..., None]
     base = np.einsum("bnk,bkj->bnj", unit, share)  # (B, n, base): each of mean 1
-    squares = (unit @ schema.base_shares()[:, list(schema.squared)]) ** 2
+    squares = base[..., list(schema.squared)] ** 2
     parts = None if centre is None else centre * (scale @ to_base)[:, None]
     fits = [
         _both(schema, base, centred, parts),
