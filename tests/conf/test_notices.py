@@ -43,6 +43,10 @@ def idle(config):
         ),
         (["optuna.n_trials=3", "optuna.direction=minimize"], "optuna; a single run does not search"),
         (["surrogate.kind=roofline", "surrogate.mixup=false"], "surrogate.mixup; they belong to the source's network"),
+        (
+            ["surrogate.records=500", "surrogate.meta_training_devices=[macbook-m2, epyc]"],
+            "surrogate.meta_training_devices, surrogate.records; the surrogate that ships",
+        ),
         (["surrogate.calibration_samples=0", "surrogate.calibration_design=random"], "surrogate.calibration_design;"),
     ],
 )

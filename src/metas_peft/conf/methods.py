@@ -12,6 +12,9 @@ from typing import Any
 from metas_peft.core.registry import Registry
 
 
+AS_DESCRIBED, SUFFIX = "as described", "-as-described"
+
+
 class CostTerm(StrEnum):
     """What tells a method the cost of a choice while it trains."""
 
@@ -62,6 +65,11 @@ class Method:
         """Name of the method that does the work."""
         return self.base or self.name
 
+    @property
+    def in_equal_treatment(self) -> str:
+        """Name of the same method in equal treatment with ours."""
+        return self.name.removesuffix(SUFFIX)
+
 
 METHODS: Registry[Method] = Registry("method")
 
@@ -87,7 +95,6 @@ def _add(method: Method, *aliases: str) -> None:
 
 _ALL = ("layer", "head", "rank")
 OURS = "MetaS-PEFT"
-AS_DESCRIBED = "as described"
 
 _add(Method(OURS, OURS, Shape.GATED, _ALL, CostTerm.SURROGATE, 5), "proposed", "metas")
 _add(Method("EChorda", "EChorda-style", Shape.GATED, _ALL, CostTerm.TARGET, 200), "comparative-1", "EChorda-style")
@@ -110,7 +117,7 @@ _add(Method("uniform-width", "uniform width", Shape.FIXED), "uniform")
 
 def _as_described(name: str) -> None:
     row = METHODS[name]
-    _add(dataclasses.replace(row, name=f"{name}-as-described", setting=AS_DESCRIBED))
+    _add(dataclasses.replace(row, name=f"{name}{SUFFIX}", setting=AS_DESCRIBED))
 
 
 for _name in (OURS, "EChorda", "DiGASE", "drop-top", "drop-alternate"):

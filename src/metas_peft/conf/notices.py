@@ -197,6 +197,16 @@ _IDLE = (
         lambda c, m: c.surrogate.kind == "roofline" or c.surrogate.calibration_method == "roofline",
     ),
     _Idle(
+        "the surrogate that ships has learnt from no device of any pool (surrogate.kind=reference or roofline would)",
+        ("surrogate.meta_training_devices", "surrogate.records", "surrogate.mixup", "surrogate.meta_learning"),
+        lambda c, m: (
+            _priced(m, CostTerm.SURROGATE)
+            and c.surrogate.kind in ("auto", "metas")
+            and c.surrogate.calibration_method != "roofline"
+            and c.surrogate.checkpoint_path is None
+        ),
+    ),
+    _Idle(
         "nothing is calibrated with surrogate.calibration_samples=0",
         ("surrogate.calibration_method", "surrogate.calibration_design"),
         lambda c, m: c.surrogate.calibration_samples == 0,

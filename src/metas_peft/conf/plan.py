@@ -146,7 +146,7 @@ def _study() -> Mapping[str, Any]:
 def _of_method(study: Mapping[str, Any], name: str) -> dict[str, Any]:
     method = METHODS[name]
     gated = study["gated"] if method.shape is Shape.GATED else {}
-    own = study["methods"][OURS if method.base else method.name]
+    own = study["methods"][OURS if method.base else method.in_equal_treatment]
     return values.normalise(merged(merged(study["common"], gated), own))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed
 import transformers
+from peft import PeftModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from metas_peft.core.errors import UsageError
@@ -128,6 +129,7 @@ class GateCallback(transformers.TrainerCallback):
     ) -> None:
         """Take up the gates of the checkpoint, if training resumes, and bring all processes to the same gates."""
         _check(args)
+        self._check_mean(args)
         if state.global_step:
             self._resume(args, state)
         _share(self._gates, args.device)
@@ -225,6 +227,16 @@ class GateCallback(transformers.TrainerCallback):
                 moved, self._optimizer.rate, self._gates.temperature,
             )  # fmt: skip
 
+    def _check_mean(self, args: transformers.TrainingArguments) -> None:
+        """A loss that the Trainer adds up where it should average outweighs the price."""
+        parts = args.gradient_accumulation_steps * args.world_size
+        classifies = any(c.__name__.endswith("ForSequenceClassification") for c in type(_bare(self._trainer)).__mro__)
+        if parts > 1 and classifies and self._trainer.model_accepts_loss_kwargs:
+            logger.warning(
+                "A classifier's loss is a mean, but this Trainer adds up those of %d batches as if they were sums: the "
+                "price weighs that much less. Set trainer.model_accepts_loss_kwargs = False.", parts,
+            )  # fmt: skip
+
     # ---- checkpoints
 
     def on_save(
@@ -265,6 +277,12 @@ def _share(gates: GateSet, device: torch.device) -> None:
     state = gates.generator.get_state().to(device)
     torch.distributed.broadcast(state, 0)
     gates.generator.set_state(state.cpu())
+
+
+def _bare(trainer: transformers.Trainer) -> Any:
+    """The `transformers` model that is trained."""
+    model: Any = trainer.model
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _world() -> int:

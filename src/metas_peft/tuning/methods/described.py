@@ -55,8 +55,6 @@ class DiGaseAsDescribed(GatesAsDescribed, DiGase):
 class DropTopAsDescribed(DropTop):
     """Keep the first layers and fine-tune."""
 
-    training = "apart"
-
     def tune(self, context: TuningContext) -> TunedFront:
         """Without distillation."""
         with context.on_labels_alone():

@@ -94,7 +94,12 @@ def train_apart(
 
 
 class DropTop(FixedRule):
-    """Keep the first layers."""
+    """Keep the first layers.
+
+    Each size is a model of its own: trained together, models of different layers ruin each other.
+    """
+
+    training = "apart"
 
     def kept(self, layers: int, count: int) -> tuple[int, ...]:
         """Layers that stay when `count` of `layers` do."""
