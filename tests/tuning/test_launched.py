@@ -1,0 +1,77 @@
+"""Gates in several processes: the same everywhere, and the same as in one process with all the data."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from metas_peft.core.errors import UsageError
+from metas_peft.testing.tiny import tiny_adapted
+from metas_peft.testing.tuning import tiny_loop_settings, tiny_texts
+from metas_peft.tuning.data import Collator
+from metas_peft.tuning.loop import fit
+from metas_peft.tuning.objectives import TaskObjective
+
+SCRIPTS = Path(__file__).parent / "launched"
+SECONDS = 300
+
+
+def launch(processes, script, *arguments):
+    """Run a script in some processes on this computer's processor."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    many = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(port)]
+    command = [sys.executable, *(many if processes > 1 else []), str(SCRIPTS / script), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def results(folder):
+    return [load_file(path) for path in sorted(folder.glob("rank*.safetensors"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_two_processes_have_the_same_gates_and_train_as_one_with_all_the_data(tmp_path, accumulation):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, processes in ((one, 1), (two, 2)):
+        folder.mkdir()
+        more = {"gradient_accumulation_steps": accumulation}
+        launch(processes, "gated_steps.py", folder, 8 // processes // accumulation, json.dumps(more))
+    (alone,), (first, second) = results(one), results(two)
+    assert json.loads((two / "rank1.json").read_text())["world"] == 2
+    assert len(first) == len(alone) > 20
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+        if accumulation == 1:  # otherwise the batches are put together in another order
+            assert torch.allclose(value.float(), alone[name].float(), atol=1e-4), name
+    assert sum(name.startswith("gate.") for name in first) == 3
+
+
+@pytest.mark.slow
+def test_sharded_parameters_give_the_gates_the_gradients_of_whole_ones(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, processes in ((one, 1), (two, 2)):
+        folder.mkdir()
+        launch(processes, "sharded_gradients.py", folder)
+    (alone,), (first, second) = results(one), results(two)
+    assert len(alone) == 6
+    for name, value in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        assert torch.allclose(first[name], value, rtol=1e-4, atol=1e-7), name
+        assert (value != 0).any(), name
+
+
+def test_stage_of_a_run_is_refused_in_several_processes(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match=r"trained by one process, but this is one of 2 .*--num_processes 1"):
+        fit(tiny_adapted("bert")[0], tiny_texts(8), Collator(0), TaskObjective(), tiny_loop_settings(), title="test",
+            progress=False)  # fmt: skip
