@@ -170,7 +170,8 @@ def test_only_working_commands_are_listed(capsys):
         line.split()[0] for line in capsys.readouterr().out.partition("Commands:")[2].splitlines() if line.strip()
     ]
     assert listed == [
-        "run", "plan", "sweep", "compare", "report", "export", "bench", "predict", "devices", "profile", "surrogate",
+        "run", "plan", "sweep", "compare", "report", "export", "bench", "deploy", "predict", "devices", "profile",
+        "surrogate",
     ]  # fmt: skip
 
 

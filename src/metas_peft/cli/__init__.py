@@ -12,7 +12,20 @@ from typing import Annotated
 import typer
 
 from metas_peft import __version__
-from metas_peft.cli import bench, compare, devices, export, plan, predict, profile, report, run, surrogate, sweep
+from metas_peft.cli import (
+    bench,
+    compare,
+    deploy,
+    devices,
+    export,
+    plan,
+    predict,
+    profile,
+    report,
+    run,
+    surrogate,
+    sweep,
+)
 from metas_peft.cli.output import say
 from metas_peft.core.errors import MetasPeftError, UsageError
 
@@ -34,6 +47,7 @@ app.command(name="compare")(compare.compare)
 app.command(name="report")(report.report)
 app.command(name="export")(export.export)
 app.command(name="bench")(bench.bench)
+app.command(name="deploy")(deploy.deploy)
 app.command(name="predict")(predict.predict)
 app.add_typer(devices.app, name="devices")
 app.add_typer(profile.app, name="profile")

@@ -1,0 +1,153 @@
+"""The walk of a deployment: five measurements, calibration, choice, export, verification, and the folder it leaves.
+
+OUT/
+  deployment.json   everything that was found; written last, so that a folder that has it is whole
+  report.html       the same for people
+  model/            what was exported (not where nothing fits)
+  records/          the measurements, each with its origin
+  verify.csv        only where a person must measure: the chosen configuration as a sheet
+"""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metas_peft.core.errors import CalibrationError, OutputError
+from metas_peft.core.files import write_json
+from metas_peft.core.store import RecordStore
+from metas_peft.deploy.candidates import FinishedRun, points_to_measure
+from metas_peft.deploy.choosing import Shortfall, choose
+from metas_peft.deploy.costing import fit_costing
+from metas_peft.deploy.exporting import export
+from metas_peft.deploy.sources import Format, Source
+from metas_peft.deploy.telling import SHEET, Findings, Request
+from metas_peft.devices import Specimen
+from metas_peft.devices.sheet import write_sheet
+from metas_peft.report.deployment import write_deployment
+
+RESULT, REPORT, MODEL, RECORDS = "deployment.json", "report.html", "model", "records"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What came of it.
+
+    Attributes:
+        folder: Where it lies.
+        result: Content of `deployment.json`.
+    """
+
+    folder: Path
+    result: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def failure(self) -> str:
+        """Why the budgets do not hold, in a sentence; empty where they hold when measured."""
+        return str(self.result["failure"])
+
+
+def deploy(request: Request, source: Source) -> Deployment:
+    """Deploy a run on a device.
+
+    Args:
+        request: What is wanted.
+        source: Who measures.
+
+    Raises:
+        MetasPeftError: The device failed, records do not fit, or nothing can be written. A choice that does not hold
+            its budgets is no error here but a result with a `failure`.
+    """
+    run, budgets = request.run, request.budgets
+    check_out(request.out)
+    points = points_to_measure(run, request.seed)
+    measured = source.calibrate(points)
+    costing = fit_costing(measured, source.spec)
+    unknown = [m for m in budgets if m not in costing.known]
+    if unknown:
+        raise CalibrationError(
+            f"There is a budget for {' and '.join(unknown)}, but the {len(points)} measurements of {source.device} do "
+            "not have it. Measure it, or leave the budget out."
+        )
+    findings = Findings(request, source, points, measured, costing)
+    ends = costing.predict(run, [c.subnet for c in run.candidates])
+    quality, size = [c.quality for c in run.candidates], [c.flops_fraction for c in run.candidates]
+    choice = choose(quality, size, ends[0], ends[2], budgets)
+    with _written(request.out):
+        records = list(measured)
+        if isinstance(choice, Shortfall):
+            outcome = findings.nothing(choice)
+        else:
+            candidate = run.candidates[choice.index]
+            facts = export(run, candidate, request.out / MODEL, request.kind)
+            record = source.verify(candidate, request.out / facts["file"])
+            if record is None:
+                specimen = Specimen(candidate.subnet, run.shape)
+                write_sheet(
+                    request.out / SHEET, [specimen], run.workload, device=source.device, runtime=measured[0].runtime,
+                    threads=None,
+                )  # fmt: skip
+            else:
+                records.append(record)
+            outcome = findings.chosen(choice, ends, facts, record)
+        result = findings.common(ends) | outcome
+        RecordStore(request.out / RECORDS).append(records)
+        write_deployment(result, request.out / REPORT)
+        write_json(request.out / RESULT, result)
+    return Deployment(request.out, result)
+
+
+def write_plan(run: FinishedRun, device: str, sheet: Path, kind: Format, *, runtime: str = "", seed: int = 0) -> Path:
+    """Write the five configurations for a person to measure: a sheet, and their models beside it.
+
+    Args:
+        run: Finished run.
+        device: What the device is called.
+        sheet: CSV file.
+        kind: Format of the models.
+        runtime: What passes run on there; may be empty.
+        seed: Of everything random.
+
+    Returns:
+        Folder of the models.
+
+    Raises:
+        OutputError: The folder of the models holds something already, or the sheet cannot be written.
+    """
+    points = points_to_measure(run, seed)
+    models = sheet.with_name(f"{sheet.stem}-models")
+    if models.exists() and any(models.iterdir()):
+        raise OutputError(f"{models} is not empty. Choose another --plan file, or delete it.")
+    for candidate in points:
+        export(run, candidate, models / candidate.subnet.key, kind)
+    specimens = [Specimen(c.subnet, run.shape) for c in points]
+    write_sheet(sheet, specimens, run.workload, device=device, runtime=runtime, threads=None)
+    return models
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder that holds anything but an earlier deployment.
+
+    Raises:
+        OutputError: It does.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / RESULT).exists())):
+        raise OutputError(f"{out} holds something else than a deployment. Choose another folder with --out.")
+
+
+@contextlib.contextmanager
+def _written(out: Path) -> Iterator[None]:
+    """Make the folder anew; it is gone again if the block fails."""
+    check_out(out)
+    try:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be made ({error.strerror}). Choose another folder with --out.") from error
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
