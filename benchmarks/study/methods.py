@@ -1,18 +1,23 @@
-"""The source's study at the scale of MiniLM: four methods, two tasks, three seeds, a simulated phone and this computer.
+"""The source's study at the scale of MiniLM: methods and their rivals, a simulated phone and this computer.
 
-    python benchmarks/study/methods.py --data FOLDER [KEY=VALUE ...]
+    python benchmarks/study/methods.py sst2.yaml --data FOLDER [KEY=VALUE ...]
+    python benchmarks/study/methods.py cola.yaml --data FOLDER
 
-FOLDER holds sst2/ and cola/ with train and validation files. Resumable: finished cells are taken from the record
-docs/benchmarks/study_cells.jsonl, and a cell that was interrupted goes on at its stage. After every cell the summary
-docs/benchmarks/study_methods.json is written again, with the source's hypotheses beside what was found.
+FOLDER holds sst2/ and cola/ with train and validation files. The matrices beside this file say what is run. Resumable:
+finished cells are taken from the record docs/benchmarks/study_NAME.jsonl, and a cell that was interrupted goes on at
+its stage. After every cell the summary docs/benchmarks/study_NAME.json is written again: volumes, quality at each
+operating point paired with every rival's, and the source's hypotheses beside what was found.
 """
 
 import argparse
 import json
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from metas_peft import experiment
 from metas_peft.conf.compose import load
@@ -26,6 +31,8 @@ from metas_peft.report.compare_page import write_comparison
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 OURS, RIVAL = "MetaS-PEFT", "EChorda-style"
+DRAWS = 2000  # of the bootstrap over seeds and examples
+ROUNDING = 1e-9
 KEPT = (
     "run_id", "task", "task_origin", "task_source", "target_device", "seeds", "n_train", "n_validation",
     "quality_metric", "chance_quality", "measurements", "hypervolume", "hypervolume_ratio", "surrogate_error",
@@ -47,24 +54,26 @@ MEMBER = (
 def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, and summarise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("matrix", help="a file, or the name of one beside this script")
     parser.add_argument("--data", help="folder with sst2/ and cola/; else METAS_DATA or the hub")
-    parser.add_argument("--matrix", type=Path, default=HERE / "matrix.yaml")
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "study")
     parser.add_argument("--record", type=Path, default=ROOT / "docs" / "benchmarks")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of every run, for a quick look")
-    args = parser.parse_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
     if args.data:
         os.environ["METAS_DATA"] = args.data
-    cells = read_plan(args.matrix)
+    matrix = HERE / args.matrix  # an absolute path stays as it is
+    cells = read_plan(matrix if matrix.exists() else Path(args.matrix))
+    args.name = matrix.stem
     # A quick look must not pass for the study, nor its numbers stand beside it.
     kind = "" if not args.overrides else "_with_overrides"
-    record = args.record / f"study_cells{kind}.jsonl"
+    record = args.record / f"study_{args.name}{kind}.jsonl"
     done = {row["run_id"]: row for row in read_rows(record)}
     for cell in cells:
         folder = args.output / cell.name
         if cell.name in done and (folder / "results.json").exists():
             continue
-        experiment.run(load(RunFile(cell.name, cell.data), args.overrides), folder)
+        experiment.run(config_of(cell, args), folder)
         write_report(folder)
         done[cell.name] = row_of(read_json(folder / "results.json"))
         write_text(record, "".join(json.dumps(done[c.name]) + "\n" for c in cells if c.name in done))
@@ -103,22 +112,71 @@ def summarise(args: argparse.Namespace, cells: list[Any], kind: str) -> None:
     """Compare what is finished and put the source's hypotheses beside it."""
     folders = [args.output / c.name for c in cells if (args.output / c.name / "results.json").exists()]
     compared = compare(folders)
-    write_comparison(compared, args.output / "comparison")
+    write_comparison(compared, args.output / f"comparison-{args.name}")
     plain = as_plain(compared)
     for cell in plain["cells"]:
         for method in cell["methods"]:
             del method["front"]  # in the record of cells
     runs = [read_json(folder / "results.json") for folder in folders]
-    write_json(args.record / f"study_methods{kind}.json", {
-        "command": "python benchmarks/study/methods.py --data FOLDER",
+    write_json(args.record / f"study_{args.name}{kind}.json", {
+        "command": f"python benchmarks/study/methods.py {args.name}.yaml --data FOLDER",
         "overrides": args.overrides,
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "versions": runs[-1]["versions"],
         "finished": len(folders),
         "planned": len(cells),
+        "at_points": at_points(folders, config_of(cells[0], args).evaluation.operating_points),
         "hypotheses": hypotheses(plain["cells"], runs),
         "comparison": plain,
     })  # fmt: skip
+
+
+def config_of(cell: Any, args: argparse.Namespace) -> Any:
+    """A cell's settings."""
+    return load(RunFile(cell.name, cell.data), args.overrides)
+
+
+def at_points(folders: Sequence[Path], points: Sequence[float]) -> dict[str, dict[str, Any]]:
+    """Operating point -> method -> mean quality, size, seconds, and what ours is better by, with its 95 % interval.
+
+    Of each method the largest member within the point counts. Right and wrong answers to the same examples are paired;
+    the interval is by bootstrap over seeds and examples.
+    """
+    runs = [(read_json(f / "results.json"), np.load(f / "answers.npz")) for f in folders]
+    found: dict[str, dict[str, Any]] = {}
+    for point in points:
+        right: dict[str, list[np.ndarray]] = {}
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for results, answers in runs:
+            fronts = {OURS: results["front"], **{n: b["front"] for n, b in results["baselines"].items()}}
+            for name, front in fronts.items():
+                inside = [i for i, row in enumerate(front) if row["flops_fraction"] <= point + ROUNDING]
+                if inside:
+                    best = max(inside, key=lambda i, front=front: front[i]["flops_fraction"])
+                    right.setdefault(name, []).append(answers[name][best] == answers["labels"])
+                    rows.setdefault(name, []).append(front[best])
+        found[f"{point:g}"] = {
+            name: {
+                "quality": [row["quality"] for row in rows[name]],
+                "mean_quality": mean([row["quality"] for row in rows[name]]),
+                "flops_fraction": mean([row["flops_fraction"] for row in rows[name]]),
+                **({} if name == OURS else {"ours_better_by": _gain(right[OURS], right[name])}),
+            }
+            for name in rows
+            if len(rows[name]) == len(runs)
+        }
+    return found
+
+
+def _gain(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> dict[str, float]:
+    gain = np.array(ours, dtype=float) - np.array(theirs, dtype=float)  # (seeds, examples)
+    rng = np.random.default_rng(0)
+    seeds, examples = gain.shape
+    drawn = [
+        gain[rng.integers(seeds, size=seeds)][:, rng.integers(examples, size=examples)].mean() for _ in range(DRAWS)
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {"mean": float(gain.mean()), "low": float(low), "high": float(high)}
 
 
 def hypotheses(cells: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -26,39 +26,52 @@ def arguments(backbone, tmp_path, surrogate_file):
             "dataset.source=null", f"surrogate.checkpoint_path={surrogate_file}", *small]  # fmt: skip
 
 
-def test_matrix_is_two_tasks_and_three_seeds_with_all_methods():
+@pytest.mark.parametrize(
+    ("matrix", "dataset", "seeds", "fair"),
+    [
+        ("sst2", "sst2", 5, {"EChorda", "DiGASE", "static-lora", "uniform-width", "drop-top", "drop-alternate"}),
+        ("cola", "cola", 3, {"EChorda", "DiGASE", "static-lora"}),
+    ],
+)
+def test_matrices_have_the_seeds_and_rivals_of_the_study(matrix, dataset, seeds, fair):
     from metas_peft.conf.compose import load
     from metas_peft.conf.plan import read_plan
     from metas_peft.conf.runfile import RunFile
 
-    cells = read_plan(STUDY / "matrix.yaml")
+    cells = read_plan(STUDY / f"{matrix}.yaml")
     configs = [load(RunFile(c.name, c.data)) for c in cells]
-    assert [(c.dataset.name, c.training.seed) for c in configs] == [
-        ("sst2", 0), ("sst2", 1), ("sst2", 2), ("cola", 0), ("cola", 1), ("cola", 2),
-    ]  # fmt: skip
+    assert [(c.dataset.name, c.training.seed) for c in configs] == [(dataset, seed) for seed in range(seeds)]
     for config in configs:
         assert (config.front, config.target, config.retarget) == ("nested", "pixel-8", ("local",))
-        assert config.evaluation.baselines == ("EChorda", "DiGASE", "static-lora")
+        assert {b for b in config.evaluation.baselines if not b.endswith("-as-described")} == fair
         assert (config.dataset.train_limit, config.budgets.energy_j) == (7000, None)
 
 
 def test_study_of_methods_is_summarised_and_not_repeated(arguments, tmp_path, monkeypatch):
     methods = script("methods")
-    matrix = yaml.safe_load((STUDY / "matrix.yaml").read_text()) | {"tasks": ["builtin"], "iterations": 2}
-    (tmp_path / "matrix.yaml").write_text(yaml.safe_dump(matrix))
-    asked = [*arguments[:4], "--matrix", str(tmp_path / "matrix.yaml"), *arguments[4:], "retarget=[]",
+    matrix = yaml.safe_load((STUDY / "cola.yaml").read_text()) | {"tasks": ["builtin"], "iterations": 2}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(matrix))
+    asked = [str(tmp_path / "tiny.yaml"), *arguments, "retarget=[]", "evaluation.operating_points=[0.8, 0.4]",
              "hardware_profiling.real_measurements_required=20"]  # fmt: skip
     methods.main(asked)
-    summary = json.loads((tmp_path / "record" / "study_methods_with_overrides.json").read_text())
+    summary = json.loads((tmp_path / "record" / "study_tiny_with_overrides.json").read_text())
     assert (summary["finished"], summary["planned"]) == (2, 2)
     (cell,) = summary["comparison"]["cells"]
     assert {m["method"] for m in cell["methods"]} == {"MetaS-PEFT", "EChorda-style", "DiGASE-style", "static LoRA"}
     assert all(m["seeds"] == [0, 1] for m in cell["methods"])
     assert [m["measurements"] for m in cell["methods"]] == [5, 0, 20, 0]
+    for point, methods_there in summary["at_points"].items():
+        assert set(methods_there) == {"MetaS-PEFT", "EChorda", "DiGASE"}  # the whole model is inside no point
+        rival = methods_there["DiGASE"]
+        own = methods_there["MetaS-PEFT"]
+        assert max(rival["flops_fraction"], own["flops_fraction"]) <= float(point)
+        gain = rival["ours_better_by"]
+        assert gain["mean"] == pytest.approx(own["mean_quality"] - rival["mean_quality"])
+        assert gain["low"] <= gain["mean"] <= gain["high"]
     verdicts = {h["verdict"] for h in summary["hypotheses"]}
     assert verdicts <= {"confirmed", "refuted", "undecided", "not testable here"}
     assert len(summary["hypotheses"]) == 7
-    rows = (tmp_path / "record" / "study_cells_with_overrides.jsonl").read_text().splitlines()
+    rows = (tmp_path / "record" / "study_tiny_with_overrides.jsonl").read_text().splitlines()
     assert len(rows) == 2
     monkeypatch.setattr(methods.experiment, "run", None)  # nothing is run again
     methods.main(asked)
