@@ -222,7 +222,7 @@ class Evaluated:
     """A method's operating points on the evaluation examples, for one seed.
 
     Attributes:
-        correct: 1 where a point's answer is right, shape (N, E); its mean over E is the quality.
+        correct: 1 where a point's answer is right, or its mark in [0, 1], shape (N, E); its mean over E is the quality.
         cost: Energy (J), latency (ms), peak power (W), shape (N, 3).
         dense_correct: The same for the dense model, which sets the floor, shape (E,).
         dense_cost: Shape (3,).

@@ -9,8 +9,10 @@ from metas_peft.backbones import load, shape_of
 from metas_peft.backbones.load import load_backbone, with_padding, without_dropout
 from metas_peft.core.errors import BackboneUnavailableError, UnknownNameError
 from metas_peft.costs import MINILM
+from metas_peft.tasks import TextExamples
 from metas_peft.testing.tiny import save_tiny_backbone, tiny_model
-from metas_peft.tuning.data import Collator, EncodedTexts
+from metas_peft.tuning.data import Collator
+from metas_peft.tuning.forms import CLASSES
 
 TEXTS = ["a plain film", "not a good film at all", "good", "a film that is good but not plain"]
 
@@ -27,7 +29,7 @@ def folder(tmp_path_factory):
 
 
 def logits(loaded, texts, length=None):
-    data = EncodedTexts.encode(loaded.tokenizer, texts, [0] * len(texts), 16)
+    data = CLASSES.encode(loaded.tokenizer, TextExamples(tuple(texts), (0,) * len(texts)), 16)
     batch = Collator(loaded.tokenizer.pad_token_id, length)([data[i] for i in range(len(data))])
     with torch.no_grad():
         return loaded.model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits

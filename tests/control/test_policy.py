@@ -68,3 +68,13 @@ def test_hindsight_takes_cheapest_member_that_agrees_with_the_largest() -> None:
 def test_hindsight_refuses_an_order_that_misses_a_member() -> None:
     with pytest.raises(InvalidRecordError, match="each of the 2 members"):
         cheapest_agreeing(np.zeros((2, 3)), order=[0, 0])
+
+
+def test_mark_of_a_part_counts_as_that_part_of_right_answers() -> None:
+    entropy, position, right = routable(3, 200)
+    stakes = Stakes(COSTS, np.ones(3), float(right[0].mean()))
+    part = fit_policy(entropy, position, np.where(right > 0, 0.75, 0.25), stakes)
+    # The same as four copies of each input, of which three (or one) are answered rightly.
+    copies = np.concatenate([right, right, np.ones_like(right), np.zeros_like(right)], axis=1)
+    whole = fit_policy(np.tile(entropy, 4), np.tile(position, 4), copies, stakes)
+    assert np.allclose(part.expected(entropy, position), whole.expected(entropy, position), atol=0.02)

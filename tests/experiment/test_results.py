@@ -19,8 +19,9 @@ from metas_peft.costs import Counts, paper_cost
 from metas_peft.devices import open_device
 from metas_peft.experiment.results import collapsed
 from metas_peft.report import write_report
-from metas_peft.tasks import load_task
-from metas_peft.tuning.data import Collator, EncodedTexts, predict
+from metas_peft.tasks import TASKS, load_task
+from metas_peft.tuning.data import Collator, predict
+from metas_peft.tuning.forms import CLASSES
 
 from .conftest import results_of
 
@@ -67,7 +68,7 @@ def validation(main_run, settings, backbone):
     data = settings().dataset
     task = load_task("builtin", train_limit=data.train_limit, evaluation_limit=data.evaluation_limit, seed=0)
     tokenizer = AutoTokenizer.from_pretrained(backbone)
-    texts = EncodedTexts.encode(tokenizer, task.validation.texts, task.validation.labels, data.max_length)
+    texts = CLASSES.encode(tokenizer, task.validation, data.max_length)
     return texts, Collator(tokenizer.pad_token_id)
 
 
@@ -316,8 +317,9 @@ def test_members_that_answer_everything_alike_are_named():
         return SimpleNamespace(name=name, members=[SimpleNamespace(name=m) for m in members])
 
     outcome = SimpleNamespace(
+        judge=TASKS["builtin"],
         fronts={"MetaS-PEFT": front("MetaS-PEFT", "50 %"), "EChorda": front("EChorda", "50 %", "30 %")},
         answers={"MetaS-PEFT": np.array([[0, 1, 1]]), "EChorda": np.array([[0, 1, 0], [1, 1, 1]])},
     )
     (note,) = collapsed(outcome)
-    assert note.startswith("EChorda-style: 30 % answers every text with one class")
+    assert note.startswith("EChorda-style: 30 % answers every text alike")

@@ -10,7 +10,7 @@ from metas_peft.tasks import TASKS, load_task
 from metas_peft.tasks.corpus import evaluation_sentences, lexicon, templates, training_sentences
 from metas_peft.tasks.corpus.generate import generate
 from metas_peft.tasks.corpus.lexicon import Lexicon
-from metas_peft.tasks.splits import for_choosing
+from metas_peft.tasks.splits import draw, for_choosing
 
 # Grammar, as opposed to what is praised, blamed or by whom: the only words that both parts may use.
 GRAMMAR = frozenset(
@@ -180,9 +180,20 @@ def test_builtin_refuses_a_path(tmp_path):
 
 def test_held_out_examples_take_the_place_of_the_evaluation_ones_for_choosing():
     data = load_task("builtin", train_limit=200)
-    score = TASKS["builtin"].score
-    choosing = for_choosing(data, score)
+    task = TASKS["builtin"]
+    choosing = for_choosing(data, task)
     assert choosing.validation == data.holdout != data.validation
     assert choosing.train == data.train
     right = [max(data.holdout.labels.count(c), 0) / len(data.holdout) for c in (0, 1)]
     assert choosing.chance_quality in right
+
+
+def test_draw_is_seeded_ordered_and_keeps_labels():
+    examples = load_task("builtin").train
+    drawn = draw(examples, 10, seed=2)
+    assert drawn == draw(examples, 10, seed=2) != draw(examples, 10, seed=3)
+    places = [examples.texts.index(text) for text in drawn.texts]
+    assert len(drawn) == 10
+    assert places == sorted(set(places))
+    assert [examples.labels[p] for p in places] == list(drawn.labels)
+    assert draw(examples, 10**6, seed=0) == examples

@@ -28,7 +28,7 @@ def fake_hub(monkeypatch):
             raise DatasetUnavailableError(f"no {source.repo}")
         return holds[source.repo]
 
-    monkeypatch.setattr("metas_peft.tasks.classification.download", download)
+    monkeypatch.setattr("metas_peft.tasks.sources.download", download)
     return asked, holds
 
 

@@ -9,7 +9,8 @@ from metas_peft.core.errors import DatasetError, UnknownNameError
 from metas_peft.tasks import TASKS, DatasetRequest, Task, TaskData, TextExamples, load_task
 from metas_peft.tasks.classification import TextClassification
 
-NAMES = ["builtin", "cola", "imdb", "sst2"]
+NAMES = ["builtin", "cola", "imdb", "sst2"]  # of classes; test_prompts.py asks those of prompts and answers
+PROMPTS = ["alpaca-cleaned", "dolly-15k", "gsm8k", "math", "natural_instructions"]
 HEADLINES = {"builtin": "accuracy", "cola": "matthews_correlation", "imdb": "accuracy", "sst2": "accuracy"}
 
 
@@ -29,7 +30,7 @@ def loaded(task, tmp_path, write_parquet) -> TaskData:
 
 
 def test_registry_holds_exactly_these():
-    assert sorted(TASKS) == NAMES
+    assert sorted(TASKS) == sorted([*NAMES, *PROMPTS])
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,10 @@ def test_registry_holds_exactly_these():
         ("SetFit/sst2", "sst2"),
         ("synthetic", "builtin"),
         ("CoLA", "cola"),
+        ("Natural-Instructions", "natural_instructions"),
+        ("openai/gsm8k", "gsm8k"),
+        ("yahma/alpaca-cleaned", "alpaca-cleaned"),
+        ("databricks-dolly-15k", "dolly-15k"),
     ],
 )
 def test_registry_knows_other_spellings(alias, name):

@@ -17,17 +17,6 @@ def test_collator_pads_on_the_right_and_masks_the_padding():
     assert Collator(3, length=5)([data[1]])["input_ids"].shape == (1, 5)
 
 
-def test_choice_of_texts_is_seeded_ordered_and_keeps_labels():
-    data = tiny_texts(50)
-    chosen, again = data.choose(10, seed=2), data.choose(10, seed=2)
-    assert (chosen.ids, chosen.labels) == (again.ids, again.labels)
-    assert len(chosen) == 10
-    places = [data.ids.index(ids) for ids in chosen.ids]
-    assert places == sorted(set(places))
-    assert [data.labels[p] for p in places] == chosen.labels
-    assert len(data.choose(500, seed=0)) == 50
-
-
 def test_predictions_come_in_the_order_of_the_texts():
     data, model = tiny_texts(70), tiny_model("bert")
     logits = predict(model, data, Collator(0), batch_size=16)

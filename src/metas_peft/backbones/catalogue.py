@@ -12,7 +12,7 @@ class BackboneEntry:
     """One backbone.
 
     Attributes:
-        hub_id: Repository on the hub.
+        hub_id: Repository on the hub; empty where there are no trained weights.
         package: Installed Python package that ships the weights in its folder `model`, if any.
         package_name: What to install to get it.
         gated: Whether a licence must be accepted on the hub first.
@@ -79,4 +79,25 @@ BACKBONES.add(
     "clinical-br-llama-2-7b",
     BackboneEntry("pucpr-br/Clinical-BR-LlaMA-2-7B", config=_LLAMA_2_7B),
     ("pucpr-br/Clinical-BR-LlaMA-2-7B",),
+)
+BACKBONES.add(
+    "tiny-decoder",
+    BackboneEntry(
+        "",
+        config={
+            "model_type": "llama",
+            "vocab_size": 259,
+            "hidden_size": 64,
+            "intermediate_size": 192,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 4096,
+            "tie_word_embeddings": True,
+            "initializer_range": 0.125,  # one over the root of the width; the usual 0.02 is for wide models
+            "pad_token_id": 256,
+            "bos_token_id": 257,
+            "eos_token_id": 258,
+        },
+    ),
 )

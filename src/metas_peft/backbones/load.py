@@ -13,6 +13,7 @@ import transformers
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from metas_peft.backbones.bytewise import byte_tokenizer
 from metas_peft.backbones.catalogue import BACKBONES, BackboneEntry
 from metas_peft.backbones.layout import Layout
 from metas_peft.core.errors import BackboneUnavailableError, UnknownNameError, UnsupportedBackboneError
@@ -22,6 +23,7 @@ from metas_peft.core.units import BYTES_PER_GB
 logger = logging.getLogger(__name__)
 
 BYTES_PER_WEIGHT = 4
+_RANDOM = "model.weights=random runs the real architecture at random initialisation (speed and memory work)."
 UNGATED_TWIN = "pucpr-br/Clinical-BR-LlaMA-2-7B"
 
 
@@ -30,7 +32,7 @@ class LoadedBackbone:
     """A backbone ready to be adapted.
 
     Attributes:
-        model: Sequence-classification model in float32, dropout off.
+        model: Sequence classifier or causal language model in float32, dropout off.
         tokenizer: Its tokeniser.
         name: Name for records and reports.
         source: Where the weights came from, for reports.
@@ -43,60 +45,121 @@ class LoadedBackbone:
 
 
 def load_backbone(
-    name: str, *, n_labels: int, weights: str = "pretrained", seed: int = 0, texts: Sequence[str] = ()
+    name: str, *, n_labels: int | None, weights: str = "pretrained", seed: int = 0, texts: Sequence[str] = ()
 ) -> LoadedBackbone:
-    """Load a sequence-classification model by catalogue name, alias, hub id or local folder.
+    """Load a model by catalogue name, alias, hub id or local folder.
 
     Dropout is switched off: adapters of low rank are regularised by their rank, and a gate's gradient should not
     carry dropout's noise.
 
     Args:
         name: What the user wrote.
-        n_labels: Number of classes of the new head.
+        n_labels: Number of classes of the new head; None for a causal language model with the head it has.
         weights: `pretrained`, or `random` for the real architecture at random initialisation.
         seed: Seed of everything that is initialised at random.
-        texts: Texts from which a word tokeniser is made when weights are random and no tokeniser is at hand.
+        texts: Texts from which a word tokeniser is made when weights are random and no tokeniser is at hand; a language
+            model gets one of bytes, which can write anything.
 
     Raises:
         UnknownNameError: No folder, catalogue entry or hub id is spelled so.
         BackboneUnavailableError: The weights are neither here nor reachable, or do not fit.
-        UnsupportedBackboneError: The family is not known.
+        UnsupportedBackboneError: The family is not known, or has no language model.
     """
     location, source = locate_backbone(name, weights)
-    options = {
-        "num_labels": n_labels,
-        "attn_implementation": "eager",  # on CPU, scaled-dot-product attention is several times slower backwards
-    }
+    head = _LANGUAGE_MODEL if n_labels is None else _Head(transformers.AutoModelForSequenceClassification, n_labels)
+    missing: list[str] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if weights == "random":
-            config = _config(name, location, n_labels)
+            config = _config(name, location, head)
             config._attn_implementation = "eager"
-            _check_memory(name, config)
-            model = transformers.AutoModelForSequenceClassification.from_config(config)
+            _check_memory(name, config, head)
+            model = head.build(config)
             source = "random initialisation"
         else:
             try:
-                model = transformers.AutoModelForSequenceClassification.from_pretrained(
-                    location or name, dtype=torch.float32, local_files_only=not hub_is_reachable(), **options
-                )
+                model, loading = head.architecture.from_pretrained(
+                    location or name, dtype=torch.float32, local_files_only=not hub_is_reachable(),
+                    attn_implementation="eager",  # on CPU, the usual one is several times slower backwards
+                    output_loading_info=True, **head.options,
+                )  # fmt: skip
+                missing = sorted(loading["missing_keys"])
             except (OSError, RuntimeError, SafetensorError, ValueError) as error:
                 raise BackboneUnavailableError(
-                    f"{name} cannot be loaded for {n_labels} classes ({str(error).splitlines()[0]}). It must be a "
-                    "transformers model with config.json and weights; a stored task head must have as many classes."
+                    f"{name} cannot be loaded {head.purpose} ({str(error).splitlines()[0]}). It must be a transformers "
+                    f"model with config.json and weights{head.demand}."
                 ) from error
-    Layout(model)  # refuses an unknown family before anything is trained
+    layout = Layout(model)  # refuses an unknown family before anything is trained
+    if n_labels is None and not layout.family.causal:
+        raise UnsupportedBackboneError(_no_writer(name))
+    if n_labels is None and missing:
+        raise BackboneUnavailableError(
+            f"{name} has no trained weights for {', '.join(missing[:3])}: it was not stored as a language model. Give "
+            "one that was."
+        )
     without_dropout(model)
-    tokenizer = _tokenizer(location, weights, texts, model.config.vocab_size)
+    tokenizer = _tokenizer(location, head, texts, model.config.get_text_config().vocab_size)
     model, tokenizer = with_padding(model, tokenizer)
     label = BACKBONES.resolve(name) if name in BACKBONES else name
     return LoadedBackbone(model, tokenizer, label, source)
 
 
-def _check_memory(name: str, config: Any) -> None:
+@dataclass(frozen=True)
+class _Head:
+    """What a backbone is loaded with.
+
+    Attributes:
+        architecture: The `transformers` class that picks a model class by its config.
+        n_labels: Classes; None for a language model.
+    """
+
+    architecture: Any
+    n_labels: int | None
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Config values that belong to the head."""
+        return {} if self.n_labels is None else {"num_labels": self.n_labels}
+
+    @property
+    def purpose(self) -> str:
+        """What for, in a sentence."""
+        return "as a language model" if self.n_labels is None else f"for {self.n_labels} classes"
+
+    @property
+    def demand(self) -> str:
+        """What must fit besides, in a sentence."""
+        return "" if self.n_labels is None else "; a stored task head must have as many classes"
+
+    def build(self, config: Any) -> Any:
+        """A model at random initialisation.
+
+        Raises:
+            UnsupportedBackboneError: `transformers` has no model with such a head for this config.
+        """
+        try:
+            return self.architecture.from_config(config)
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise UnsupportedBackboneError(
+                f"There is no {config.model_type} {self.purpose} ({reason}). Choose another model.name."
+            ) from error
+
+
+_LANGUAGE_MODEL = _Head(transformers.AutoModelForCausalLM, None)
+
+
+def _no_writer(name: str) -> str:
+    return (
+        f"{name} is an encoder: it cannot write answers. Tasks of prompts and answers take a decoder, such as "
+        "model.name=Llama-2-7B or model.name=tiny-decoder."
+    )
+
+
+def _check_memory(name: str, config: Any, head: _Head) -> None:
     """Refuse a model that this computer cannot hold, instead of being killed for it half-way."""
     with torch.device("meta"):
-        skeleton = transformers.AutoModelForSequenceClassification.from_config(config)
+        skeleton = head.build(config)
     needed_gb = sum(p.numel() for p in skeleton.parameters()) * BYTES_PER_WEIGHT / BYTES_PER_GB
     free_gb = psutil.virtual_memory().available / BYTES_PER_GB
     if needed_gb > free_gb:
@@ -149,6 +212,10 @@ def locate_backbone(name: str, weights: str) -> tuple[str | None, str]:
             str(_unknown(name)) + " A folder with a transformers model or a hub id (owner/name) works too."
         )
     entry = BACKBONES[name] if name in BACKBONES else BackboneEntry(name)
+    if not entry.hub_id:
+        if weights == "random":
+            return None, "random initialisation"
+        raise BackboneUnavailableError(f"Nobody has trained {name}: it is there to try things out. {_RANDOM}")
     if _is_cached(entry.hub_id):
         return entry.hub_id, f"hub {entry.hub_id} (cached)"
     if hub_is_reachable() and not entry.gated:
@@ -185,7 +252,7 @@ def _missing(name: str, entry: BackboneEntry) -> str:
     else:
         text += " Connect to the hub once, or give model.name the path of a local folder."
     if entry.config:
-        text += " model.weights=random runs the real architecture at random initialisation (speed and memory work)."
+        text += f" {_RANDOM}"
     return text
 
 
@@ -207,15 +274,15 @@ def _may_download(hub_id: str) -> bool:
     return True
 
 
-def _config(name: str, location: str | None, n_labels: int) -> Any:
+def _config(name: str, location: str | None, head: _Head) -> Any:
     if location is not None:
         return transformers.AutoConfig.from_pretrained(
-            location, num_labels=n_labels, local_files_only=not hub_is_reachable()
+            location, local_files_only=not hub_is_reachable(), **head.options
         )
-    return transformers.AutoConfig.for_model(**BACKBONES[name].config, num_labels=n_labels)
+    return transformers.AutoConfig.for_model(**BACKBONES[name].config, **head.options)
 
 
-def _tokenizer(location: str | None, weights: str, texts: Sequence[str], vocabulary: int) -> Any:
+def _tokenizer(location: str | None, head: _Head, texts: Sequence[str], vocabulary: int) -> Any:
     if location is not None:
         needed = "Put the model's tokenizer.json and tokenizer_config.json beside its weights."
         try:
@@ -229,6 +296,9 @@ def _tokenizer(location: str | None, weights: str, texts: Sequence[str], vocabul
         if len(found) <= len(found.all_special_tokens):
             raise BackboneUnavailableError(f"{location} has no vocabulary for its tokeniser. {needed}")
         return found
+    if head.n_labels is None:
+        logger.warning("No tokeniser is at hand for these random weights: texts are read and written byte by byte.")
+        return byte_tokenizer()
     logger.warning("No tokeniser is at hand for these random weights: a word tokeniser is made from the training set.")
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     words = Tokenizer(models.WordLevel(unk_token="[UNK]"))

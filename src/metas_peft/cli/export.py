@@ -111,11 +111,16 @@ def _network(folder: Path, chosen: "StoredMember", backbone: str | None) -> "tup
     if not (folder / "adapter").is_dir():
         raise MetasPeftError(f"{folder} holds no adapter (its method trains all weights). Use --format hf or onnx.")
     config = load_config(folder / "config.yaml")
-    labels = read_plan(chosen.folder)["config"].get("id2label") or {0: "", 1: ""}
+    plan = read_plan(chosen.folder)
+    # A language model's config names classes too, which it does not have.
+    is_classifier = plan["architecture"].endswith("ForSequenceClassification")
+    labels = (plan["config"].get("id2label") or {0: "", 1: ""}) if is_classifier else {}
     loaded = load_backbone(
-        backbone or config.model.name, n_labels=len(labels), weights=config.model.weights, seed=config.training.seed
-    )
-    loaded.model.config.id2label = {int(i): str(name) for i, name in labels.items()}
+        backbone or config.model.name, n_labels=len(labels) or None, weights=config.model.weights,
+        seed=config.training.seed,
+    )  # fmt: skip
+    if labels:
+        loaded.model.config.id2label = {int(i): str(name) for i, name in labels.items()}
     return ordered_network(loaded.model.eval(), folder / "adapter")
 
 

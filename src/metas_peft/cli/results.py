@@ -11,7 +11,7 @@ from metas_peft.cli.output import print_rich
 from metas_peft.conf.schema import EvaluationConfig
 from metas_peft.core.records import METRIC_NAMES, METRIC_UNITS, METRICS
 from metas_peft.report import front_table, read_run, volume_table
-from metas_peft.report.words import METRIC_LABELS
+from metas_peft.report.words import METRIC_LABELS, is_share, metric_name, metric_title
 
 
 def show_results(folder: Path, results: Mapping[str, Any], wanted: EvaluationConfig) -> None:
@@ -52,7 +52,7 @@ def _lines(results: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             name, value = min(known, key=lambda pair: pair[1])
             yield metric, f"Least {METRIC_LABELS[metric].lower()}: {value:.4g} {METRIC_UNITS[metric]} by {name}"
     name, best = max(members, key=lambda pair: pair[1]["quality"])
-    yield "quality", f"Best {results['quality_metric']}: {best['quality']:.4f} by {name}"
+    yield "quality", f"Best {metric_name(results['quality_metric'])}: {best['quality']:.4f} by {name}"
     accuracies = [(name, m["scores"]["accuracy"]) for name, m in members if "accuracy" in m.get("scores", {})]
     if accuracies:
         yield "accuracy", "Accuracy: " + ", ".join(f"{value:.4f} by {name}" for name, value in accuracies)
@@ -69,9 +69,10 @@ def _lines(results: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _always(results: Mapping[str, Any]) -> Iterator[str]:
     """What nobody should have to ask for: how sure quality is, device calls, budgets that are missed."""
     n, best = results.get("n_validation"), results["dense"]["quality"]
-    if n and results["quality_metric"] == "accuracy" and 0 < best < 1:
+    if n and is_share(results["quality_metric"]) and 0 < best < 1:
         points = 100 * math.sqrt(best * (1 - best) / n)
-        yield f"Accuracy is of {n} examples: one standard error is about {points:.1f} points"
+        name = metric_title(results["quality_metric"])
+        yield f"{name} is of {n} examples: one standard error is about {points:.1f} points"
     counted = results["measurements"]
     yield (
         f"Measurements on the target: {counted['training']} while training, "

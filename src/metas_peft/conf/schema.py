@@ -92,8 +92,9 @@ class DatasetConfig:
 
     name: str = key(
         "sst2",
-        "Task: `sst2`, `cola`, `imdb`, or `builtin` for the generated corpus; for texts and labels of your own any "
-        "name with `path` or `source`, or `OWNER/NAME` on the hub.",
+        "Task: `sst2`, `cola`, `imdb`, or `builtin` for the generated corpus; for decoders `natural_instructions`, "
+        "`gsm8k`, `math`, `alpaca-cleaned`, `dolly-15k`; for a set of your own any name with `path` or `source`, or "
+        "`OWNER/NAME` on the hub.",
     )
     source: str | None = key(
         None, "Where to look: `huggingface:OWNER/NAME`, `builtin`, or nothing for path, hub and built-in in this order."
@@ -101,7 +102,29 @@ class DatasetConfig:
     path: str | None = key(None, "Local folder or file that holds the data.")
     text_column: str | None = key(None, "Column of the texts; default: `text` or `sentence`.")
     label_column: str | None = key(None, "Column of the labels, numbers or names; default: `label`.")
-    max_length: int = key(128, "Longest sequence in tokens; longer ones are cut.", at_least=2)
+    prompt_column: str | None = key(
+        None, "Column of the prompts of a set of your own; default, where `answer_column` is named: `prompt`."
+    )
+    answer_column: str | None = key(
+        None,
+        "Column of the answers, a text or a list of accepted ones; naming it or `prompt_column` makes a set of your "
+        "own one of prompts and answers, for decoders. Default: `answer`.",
+    )
+    max_new_tokens: int | None = key(
+        None,
+        "Tokens of a written reply at most, beyond `max_length`; default: the task's own. 0: nothing is written, and "
+        "the likelihood of the reference judges.",
+        at_least=0,
+    )
+    metric: Literal["exact_match", "rouge_l", "inverse_perplexity"] | None = key(
+        None, "Headline metric of a task of prompts and answers, one of those that it has; default: its first."
+    )
+    max_length: int = key(
+        128,
+        "Longest sequence in tokens; longer ones are cut. Of a prompt with its answer both count, and a prompt that is "
+        "too long loses its middle.",
+        at_least=2,
+    )
     padding: Literal["longest", "max_length"] = key(
         "longest", "Pad to the longest sequence of a batch, or always to `max_length`."
     )

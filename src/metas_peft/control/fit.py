@@ -90,9 +90,7 @@ class _Search:
 
     sums: np.ndarray
     tolerance: float
-    known: dict[tuple[Box, int], Split] = field(
-        default_factory=dict[tuple[Box, int], Split]
-    )
+    known: dict[tuple[Box, int], Split] = field(default_factory=dict[tuple[Box, int], Split])
 
     def inside(self, box: Box) -> np.ndarray:
         """Worth per member, shape (M,)."""

@@ -60,7 +60,7 @@ def fit_policy(entropy: np.ndarray, position: np.ndarray, right: np.ndarray, sta
     Args:
         entropy: Token entropy of each input, nats, shape (N,).
         position: Position of each, shape (N,).
-        right: 1 where a member's answer is right, shape (M, N).
+        right: 1 where a member's answer is right, or a mark in [0, 1], shape (M, N).
         stakes: What a choice is worth.
 
     Raises:
@@ -109,13 +109,20 @@ def _columns(entropy: np.ndarray, position: np.ndarray, centre: np.ndarray, spre
 
 
 def _logistic(columns: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Weights of a ridge logistic regression; a constant where all answers are right, or none."""
+    """Weights of a ridge logistic regression; a constant where all answers are equally good.
+
+    An answer of mark 0.7 counts as 0.7 right answers and 0.3 wrong ones.
+    """
     from sklearn.linear_model import LogisticRegression
 
     if right.min() == right.max():
         share = (right.sum() + 0.5) / (len(right) + 1.0)
         return np.array([np.log(share / (1.0 - share)), *[0.0] * (columns.shape[1] - 1)])
-    model = LogisticRegression(C=1.0, max_iter=500).fit(columns[:, 1:], right)
+    parts = np.column_stack([right, 1.0 - right]).ravel()
+    counted = parts > 0
+    twice, is_right = np.repeat(columns[:, 1:], 2, axis=0), np.tile([1, 0], len(right))
+    model = LogisticRegression(C=1.0, max_iter=500)
+    model.fit(twice[counted], is_right[counted], sample_weight=parts[counted])
     return np.concatenate([model.intercept_, model.coef_[0]])
 
 

@@ -156,7 +156,7 @@ def tune(
     )  # fmt: skip
     model, tokenizer = with_padding(without_dropout(copy.deepcopy(model)), copy.deepcopy(tokenizer))
     loaded = LoadedBackbone(model, tokenizer, name, "given in memory")
-    run(config, out, bench=Workbench.assemble(config, data, task.score, loaded))
+    run(config, out, bench=Workbench.assemble(config, data, task, loaded))
     return Front(out)
 
 

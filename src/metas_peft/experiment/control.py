@@ -18,7 +18,10 @@ from metas_peft.core.errors import ControllerTooLargeError
 from metas_peft.core.files import write_json, write_text
 from metas_peft.core.records import Cost
 from metas_peft.experiment.fronts import StoredMember
-from metas_peft.experiment.workbench import Score, Workbench
+from metas_peft.experiment.workbench import Workbench
+from metas_peft.tasks import Task
+from metas_peft.tasks.base import Examples
+from metas_peft.tasks.splits import draw
 from metas_peft.tuning.data import EncodedTexts
 
 HOLDOUT, TRAINING = "held-out", "training"
@@ -31,30 +34,48 @@ class Asked:
     """Texts and what was answered.
 
     Attributes:
-        texts: N texts.
-        answers: Classes by member, (M, N).
-        dense: Classes by the dense model, (N,).
+        texts: Token ids of what is known before an answer is, N of them.
+        given: What each member's answer comes to, (M, N): equal entries are the same answer.
+        right: How good each member's answer is, (M, N): 1 where it is right, or a mark in [0, 1].
+        dense_right: The same for the dense model, (N,).
+        quality: Headline metric of each member, length M.
         kind: `held-out` or `training`; empty for evaluation texts.
     """
 
-    texts: EncodedTexts
-    answers: np.ndarray
-    dense: np.ndarray
+    texts: Sequence[list[int]]
+    given: np.ndarray
+    right: np.ndarray
+    dense_right: np.ndarray
+    quality: tuple[float, ...]
     kind: str = ""
 
-    @property
-    def right(self) -> np.ndarray:
-        """1 where a member is right, (M, N)."""
-        return (self.answers == np.array(self.texts.labels)[None]).astype(np.float64)
+    @classmethod
+    def of(
+        cls, judge: Task, texts: EncodedTexts, references: Sequence[Any], answers: Sequence[np.ndarray],
+        dense: np.ndarray, kind: str = "",
+    ) -> "Asked":  # fmt: skip
+        """Predictions as their task judges them.
 
-    @property
-    def dense_right(self) -> np.ndarray:
-        """1 where the dense model is right, (N,)."""
-        return (self.dense == np.array(self.texts.labels)).astype(np.float64)
+        Args:
+            judge: The task.
+            texts: N texts.
+            references: What is right, length N.
+            answers: Predictions of each member, (M, N).
+            dense: Predictions of the dense model, (N,).
+            kind: `held-out` or `training`; empty for evaluation texts.
+        """
+        return cls(
+            texts=texts.prompts,
+            given=np.stack([judge.given(row) for row in answers]),
+            right=np.stack([judge.marks(row, references) for row in answers]),
+            dense_right=judge.marks(dense, references),
+            quality=tuple(next(iter(judge.score(row, references).values())) for row in answers),
+            kind=kind,
+        )
 
 
-def texts_to_record(bench: Workbench, count: int, seed: int) -> tuple[EncodedTexts, str]:
-    """Texts on which members are watched, and what kind they are.
+def texts_to_record(bench: Workbench, count: int, seed: int) -> tuple[Examples, str]:
+    """Examples on which members are watched, and what kind they are.
 
     Members know the training texts: there the small ones are as good as the large ones, and nothing can be learnt about
     whom to send where. So held-out texts are taken, unless there are too few or the run is evaluated on them.
@@ -66,20 +87,19 @@ def texts_to_record(bench: Workbench, count: int, seed: int) -> tuple[EncodedTex
     """
     held = bench.task.holdout
     if len(held) < FEWEST or bench.config.evaluation.split == "holdout":
-        return bench.train.choose(count, seed), TRAINING
-    encoded = EncodedTexts.encode(bench.tokenizer, held.texts, held.labels, bench.config.dataset.max_length)
-    return encoded.choose(count, seed), HOLDOUT
+        return draw(bench.task.train, count, seed), TRAINING
+    return draw(held, count, seed), HOLDOUT
 
 
 def build_controller(
     members: Sequence[StoredMember], costs: Sequence[Cost[float]], dense_cost: Cost[float], *, recorded: Asked,
-    evaluated: Asked, information: np.ndarray, max_length: int, depth: int, seed: int, run_id: str, score: Score,
+    evaluated: Asked, information: np.ndarray, max_length: int, depth: int, seed: int, run_id: str,
     folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
     """Fit, store and assess the controller; returns the `controller` part of the results.
 
-    Quality is the share of right answers throughout, whatever the task's headline metric is: it is what single inputs
-    can be told apart by.
+    Quality is the share of right answers (or their mean mark) throughout, whatever the task's headline metric is: it is
+    what single inputs can be told apart by.
 
     Args:
         members: The front, largest first.
@@ -92,17 +112,14 @@ def build_controller(
         depth: Depth of the tree.
         seed: Deals the recorded inputs into parts.
         run_id: Run the controller belongs to.
-        score: Metrics of predicted classes, headline first.
         folder: Where `controller.json`, `controller.h` and `self_information.f32` go.
     """
     prices, dense_price = np.array([_row(c) for c in costs]), np.array(_row(dense_cost))
-    seen = Recorded(
-        *sequence_features(recorded.texts.ids, information, max_length), recorded.right, recorded.dense_right
-    )
+    seen = Recorded(*sequence_features(recorded.texts, information, max_length), recorded.right, recorded.dense_right)
     made = distil(seen, prices, dense_price, depth=depth, seed=seed)
     names = tuple(member.name for member in members)
     controller = Controller(made.tree, tuple(m.subnet for m in members), run_tag(run_id), names, max_length)
-    entropy, position = sequence_features(evaluated.texts.ids, information, max_length)
+    entropy, position = sequence_features(evaluated.texts, information, max_length)
     order = [int(i) for i in np.argsort(prices[:, 1], kind="stable")]
     yardstick = pareto.Yardstick(float(evaluated.dense_right.mean()), dense_price, 0.0)
     result = assess.assess(
@@ -112,12 +129,12 @@ def build_controller(
             policy=made.policy.choose(entropy, position),
             tree=assess.decide_all(made.tree, entropy, position),
             static=np.full(len(entropy), made.static),
-            hindsight=cheapest_agreeing(evaluated.answers, order),
+            hindsight=cheapest_agreeing(evaluated.given, order),
         ),
         volume=functools.partial(pareto.volume, yardstick=yardstick),
         names=names,
     )
-    longest = max(evaluated.texts.ids, key=len)
+    longest = max(evaluated.texts, key=len)
     timing = assess.time_decision(controller, longest, information.tolist(), max_length)
     notes = [_verdict(made, names, recorded), result.note]
     try:
@@ -152,10 +169,7 @@ def build_controller(
         "volumes": dict(result.volumes),
         "recorded_inputs": len(recorded.texts),
         "recorded_texts": recorded.kind,
-        "recorded_quality": {
-            name: next(iter(score(row.tolist(), recorded.texts.labels).values()))
-            for name, row in zip(names, recorded.answers, strict=True)
-        },
+        "recorded_quality": {name: quality for name, quality in zip(names, recorded.quality, strict=True)},
         "note": " ".join(note for note in notes if note),
     }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
@@ -16,7 +17,7 @@ from metas_peft.core.files import replacing, write_json
 from metas_peft.core.records import Subnet
 from metas_peft.experiment.workbench import Workbench
 from metas_peft.tuning.context import TuningContext
-from metas_peft.tuning.data import EncodedTexts, predict
+from metas_peft.tuning.data import EncodedTexts
 from metas_peft.tuning.methods import METHODS, TunedFront
 
 logger = logging.getLogger(__name__)
@@ -88,9 +89,10 @@ def tune(context: TuningContext, method: str, front: str) -> TunedFront:
 def answers(
     members: Sequence[StoredMember], data: EncodedTexts, bench: Workbench, *, title: str, progress: bool
 ) -> np.ndarray:
-    """Predicted class of every text by every member, in float32, shape (M, N)."""
+    """Predictions of every member for every text, in float32, shape (M, N)."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = []
     for member in tqdm(members, desc=title, delay=2.0, leave=False, disable=not progress, dynamic_ncols=True):
-        logits = predict(load(member.folder), data, bench.collator)
-        rows.append(logits.argmax(-1).numpy())
+        model = load(member.folder, device=device)
+        rows.append(bench.form.answer(model, data, bench.collator.pad_token_id))
     return np.stack(rows)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,9 @@ from metas_peft.core.records import (
 from metas_peft.costs import Counts, paper_cost
 from metas_peft.devices import Device, SimulatedDevice, Specimen
 from metas_peft.experiment.fronts import StoredMember
-from metas_peft.experiment.workbench import Score
 from metas_peft.surrogate import Surrogate
-from metas_peft.tasks import TaskData
+from metas_peft.tasks import Task, TaskData
+from metas_peft.tasks.metrics import MEANS
 
 BOOTSTRAP_DRAWS = 1000
 
@@ -77,19 +77,19 @@ class Outcome:
     Attributes:
         config: The run.
         task: Its data.
-        score: Metrics of predicted classes, headline first.
+        judge: The task itself, which judges predictions.
         shape: Backbone.
         workload: What was measured.
         dense: The ungated model.
         fronts: Methods by name, the run's own first.
-        answers: Predicted classes by method (and `dense`), (M, N).
+        answers: Predictions by method (and `dense`), (M, N).
         target: Measurements on the target.
         surrogate: Calibrated surrogate of the target, if the method uses one.
     """
 
     config: RunConfig
     task: TaskData
-    score: Score
+    judge: Task
     shape: BackboneShape
     workload: Workload
     dense: StoredMember
@@ -97,7 +97,6 @@ class Outcome:
     answers: Mapping[str, np.ndarray]
     target: Measured
     surrogate: Surrogate | None
-    labels: np.ndarray = field(repr=False)
 
     @property
     def main(self) -> MethodFront:
@@ -112,7 +111,15 @@ class Outcome:
 
     def quality(self, method: str, index: int) -> dict[str, float]:
         """Scores of one member on the evaluation texts, headline first."""
-        return self.score(self.answers[method][index].tolist(), self.labels.tolist())
+        return self.judge.score(self.answers[method][index], self.task.validation.references)
+
+    def marks(self, method: str) -> np.ndarray:
+        """How good each member's answer to each evaluation text is, (M, N) in [0, 1]."""
+        return np.stack([self.judge.marks(row, self.task.validation.references) for row in self.answers[method]])
+
+    def given(self, method: str) -> np.ndarray:
+        """What each member's answer to each evaluation text comes to, (M, N)."""
+        return np.stack([self.judge.given(row) for row in self.answers[method]])
 
     def headline(self, method: str, index: int) -> float:
         """Headline metric of one member."""
@@ -172,8 +179,8 @@ class Outcome:
 
     def ratio(self, rival: MethodFront) -> dict[str, float | None] | None:
         """Useful volume of the run's method over a rival's, with a bootstrap interval over examples."""
-        if self.task.quality_metric != "accuracy":
-            return None  # the bootstrap is over right and wrong answers
+        if self.task.quality_metric not in MEANS:
+            return None  # the bootstrap draws examples and takes the mean of their marks
         ours, theirs = self._evaluated(self.main), self._evaluated(rival)
         if ours is None or theirs is None:
             return None
@@ -190,6 +197,5 @@ class Outcome:
         arrays = self.arrays(front)
         if arrays is None:
             return None
-        right = (self.answers[front.name] == self.labels[None]).astype(np.float64)
-        dense = (self.answers["dense"][0] == self.labels).astype(np.float64)
-        return pareto.Evaluated(right, arrays[1], dense, self.yardstick(self.target).dense_cost)
+        marks, dense = self.marks(front.name), self.marks("dense")[0]
+        return pareto.Evaluated(marks, arrays[1], dense, self.yardstick(self.target).dense_cost)

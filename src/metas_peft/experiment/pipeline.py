@@ -141,9 +141,8 @@ class _Experiment:
         quality = self.evaluate(dense, fronts)
         target = self.measure_all(self.config.target, dense, fronts)
         outcome = Outcome(
-            config=self.config, task=bench.task, score=bench.score, shape=bench.shape, workload=bench.workload,
+            config=self.config, task=bench.task, judge=bench.judge, shape=bench.shape, workload=bench.workload,
             dense=dense, fronts=fronts, answers=quality, target=target, surrogate=surrogate,
-            labels=np.array(bench.validation.labels),
         )  # fmt: skip
         controller = self.control(outcome)
         retargets = {}
@@ -274,6 +273,7 @@ class _Experiment:
                 gates=bench.gate_settings(), workload=bench.workload, weights=bench.weights(), cost_model=None,
                 fit_on_target=fit_on_target, target_samples=self.config.hardware_profiling.real_measurements_required,
                 operating_points=self.config.evaluation.operating_points, seed=self.seed, progress=self.progress,
+                form=bench.form,
             )  # fmt: skip
         self._context.cost_model = cost_model
         self._context.limits = limits
@@ -342,7 +342,7 @@ class _Experiment:
             for name, front in fronts.items():
                 found[name] = answers(front.members, self.bench.validation, self.bench, title=f"evaluate {name}",
                                       progress=self.progress)  # fmt: skip
-            np.savez(folder / "answers.npz", allow_pickle=False, **found)
+            np.savez_compressed(folder / "answers.npz", allow_pickle=False, **found)
             return {}
 
         self.stages.run("evaluate", compute)
@@ -384,16 +384,20 @@ class _Experiment:
         bench, config = self.bench, self.config.controller
 
         def compute(folder: Path) -> dict[str, Any]:
-            texts, kind = texts_to_record(bench, config.inputs, self.seed)
-            asked = [outcome.dense, *members]
+            chosen, kind = texts_to_record(bench, config.inputs, self.seed)
+            texts, asked = bench.encode(chosen), [outcome.dense, *members]
             dense, *replies = answers(asked, texts, bench, title="controller", progress=self.progress)
             vocabulary = bench.network.config.get_text_config().vocab_size
+            found, judge = outcome.answers, bench.judge
             return build_controller(
                 members, [c for c in costs if c is not None], dense_cost,
-                recorded=Asked(texts, np.array(replies), dense, kind),
-                evaluated=Asked(bench.validation, outcome.answers[self.method.name], outcome.answers[DENSE][0]),
-                information=self_information(bench.train.ids, vocabulary), max_length=self.config.dataset.max_length,
-                depth=config.depth, seed=self.seed, run_id=self.config.run_id, score=bench.score, folder=self.dir,
+                recorded=Asked.of(judge, texts, chosen.references, replies, dense, kind),
+                evaluated=Asked.of(
+                    judge, bench.validation, bench.task.validation.references, found[self.method.name], found[DENSE][0]
+                ),
+                information=self_information(bench.train.prompts, vocabulary),
+                max_length=self.config.dataset.max_length, depth=config.depth, seed=self.seed,
+                run_id=self.config.run_id, folder=self.dir,
             )  # fmt: skip
 
         _, facts = self.stages.run("controller", compute)
@@ -434,7 +438,8 @@ class _Experiment:
         everything["adapter_bytes"] = adapter.stat().st_size if adapter.exists() else None
         tables.write_rows(self.dir / "front.parquet", tables.front_rows(everything))
         tables.write_rows(self.dir / "records.parquet", self.record_rows)
-        tables.write_answers(self.dir / "answers.npz", outcome.answers, outcome.labels)
+        tables.write_answers(self.dir / "answers.npz", outcome)
+        tables.write_predictions(self.dir / "predictions.jsonl", outcome)
         write_json(self.dir / "results.json", everything)
 
 

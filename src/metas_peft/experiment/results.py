@@ -143,12 +143,12 @@ def collapsed(outcome: Outcome) -> list[str]:
     """A sentence per method with members that give every text the same answer."""
     found = []
     for front in outcome.fronts.values():
-        rows = outcome.answers[front.name]
-        names = [m.name for m, row in zip(front.members, rows, strict=True) if len(row) > 1 and not np.ptp(row)]
+        rows = [outcome.judge.written(row) or row.tolist() for row in outcome.answers[front.name]]
+        names = [m.name for m, row in zip(front.members, rows, strict=True) if len(row) > 1 == len(set(row))]
         if names:
             found.append(
                 f"{METHODS[front.name].label}: {', '.join(names)} {'answers' if len(names) == 1 else 'answer'} every "
-                "text with one class; such a member has learnt nothing, whatever its accuracy is."
+                "text alike; such a member has learnt nothing, whatever its quality is."
             )
     return found
 

@@ -1,6 +1,6 @@
 """The run's tables: the front and every measurement made as Parquet, the answers to every example."""
 
-from collections.abc import Mapping
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metas_peft.core.files import replacing
+from metas_peft.core.files import replacing, write_text
 from metas_peft.core.records import METRIC_NAMES, METRICS
+from metas_peft.experiment.outcome import Outcome
+
+DENSE = "dense"
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -18,16 +21,35 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
         pq.write_table(pa.Table.from_pylist(rows), temporary, compression="zstd")
 
 
-def write_answers(path: Path, answers: Mapping[str, np.ndarray], labels: np.ndarray) -> None:
+def write_answers(path: Path, outcome: Outcome) -> None:
     """Write what every member answered to every evaluation example, and what is right.
 
-    Args:
-        path: Where to.
-        answers: Predicted classes by method (and `dense`), (M, N).
-        labels: True classes, (N,).
+    Of classes, their numbers by method (and `dense`), (M, N), and under `labels` the true ones, (N,). Of written or
+    weighed answers, the mark of each in [0, 1], and under `labels` the first accepted answer.
     """
+    task = outcome.task
+    found = dict(outcome.answers)
+    labels = np.array(task.validation.references) if task.label_names else None
+    if labels is None:
+        found = {name: outcome.marks(name) for name in outcome.answers}
+        labels = np.array([accepted[0] for accepted in task.validation.references])
     with replacing(path) as temporary:
-        np.savez_compressed(temporary, allow_pickle=False, labels=labels, **answers)
+        np.savez_compressed(temporary, allow_pickle=False, labels=labels, **found)
+
+
+def write_predictions(path: Path, outcome: Outcome) -> None:
+    """Write every text that was written, one line of JSON per evaluation prompt; no file where none was."""
+    names = {name: [m.name for m in front.members] for name, front in outcome.fronts.items()}
+    written = {name: [outcome.judge.written(row) for row in outcome.answers[name]] for name in outcome.answers}
+    if not written[DENSE][0]:
+        return
+    examples = outcome.task.validation
+    lines = []
+    for i, (prompt, accepted) in enumerate(zip(examples.texts, examples.references, strict=True)):
+        line = {"prompt": prompt, "accepted": list(accepted), DENSE: written[DENSE][0][i]}
+        line |= {name: {m: written[name][k][i] for k, m in enumerate(members)} for name, members in names.items()}
+        lines.append(json.dumps(line, ensure_ascii=False))
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def front_rows(results: dict[str, Any]) -> list[dict[str, Any]]:

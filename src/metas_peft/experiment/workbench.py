@@ -3,7 +3,7 @@
 import copy
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,17 +23,24 @@ from metas_peft.core.errors import CheckpointError, RunFileError, UsageError
 from metas_peft.core.files import replacing
 from metas_peft.core.records import BackboneShape, Cost, Subnet, Workload
 from metas_peft.experiment.stages import digest
-from metas_peft.tasks import DatasetRequest, TaskData, TextExamples, open_task
+from metas_peft.tasks import DatasetRequest, Task, TaskData, open_task
+from metas_peft.tasks.base import Examples
 from metas_peft.tasks.splits import for_choosing
 from metas_peft.tuning.context import GateSettings, Schedule
-from metas_peft.tuning.data import Collator, EncodedTexts
+from metas_peft.tuning.data import Batches, EncodedTexts
+from metas_peft.tuning.forms import CLASSES, Form
 from metas_peft.tuning.loop import LoopSettings, Reports
 from metas_peft.tuning.objectives import Distillation
+from metas_peft.tuning.writing import WritingForm
 
 logger = logging.getLogger(__name__)
 
 SMALL_MACHINE_CORES = 4
-Score = Callable[[Sequence[int], Sequence[int]], dict[str, float]]
+# What a kind of task asks of a model, given the task and the tokeniser.
+FORMS: Mapping[str, Callable[[Any, Any], Form]] = {
+    "classification": lambda task, tokenizer: CLASSES,
+    "generation": lambda task, tokenizer: WritingForm(tokenizer, task.max_new_tokens, task.weighs),
+}
 
 
 def set_threads(wanted: int | None) -> int:
@@ -65,8 +72,9 @@ class Workbench:
 
     Attributes:
         config: The run.
-        task: Texts and labels.
-        score: Metrics of predicted classes, headline first.
+        task: Texts and what is right.
+        judge: The task itself, which judges predictions.
+        form: What the task asks of the model.
         backbone: Name of the backbone.
         backbone_source: Where its weights came from.
         adapted: PEFT model, or the plain model for full fine-tuning.
@@ -82,7 +90,8 @@ class Workbench:
 
     config: RunConfig
     task: TaskData
-    score: Score
+    judge: Task
+    form: Form
     backbone: str
     backbone_source: str
     adapted: Any
@@ -92,7 +101,7 @@ class Workbench:
     tokenizer: Any
     train: EncodedTexts
     validation: EncodedTexts
-    collator: Collator
+    collator: Batches
     workload: Workload
 
     @classmethod
@@ -105,8 +114,10 @@ class Workbench:
         data, model = config.dataset, config.model
         locate_backbone(model.name, model.weights)  # before a data set is read in vain
         opened = open_task(
-            data.name, path=data.path, source=data.source, text_column=data.text_column, label_column=data.label_column
-        )
+            data.name, path=data.path, source=data.source, text_column=data.text_column, label_column=data.label_column,
+            prompt_column=data.prompt_column, answer_column=data.answer_column, max_new_tokens=data.max_new_tokens,
+            metric=data.metric,
+        )  # fmt: skip
         task = opened.load(
             DatasetRequest(
                 None if data.path is None else Path(data.path), data.source, data.train_limit, data.evaluation_limit,
@@ -114,13 +125,13 @@ class Workbench:
             )
         )  # fmt: skip
         loaded = load_backbone(
-            model.name, n_labels=len(task.label_names), weights=model.weights, seed=config.training.seed,
+            model.name, n_labels=len(task.label_names) or None, weights=model.weights, seed=config.training.seed,
             texts=task.train.texts,
         )  # fmt: skip
-        return cls.assemble(config, task, opened.score, loaded)
+        return cls.assemble(config, task, opened, loaded)
 
     @classmethod
-    def assemble(cls, config: RunConfig, task: TaskData, score: Score, loaded: LoadedBackbone) -> "Workbench":
+    def assemble(cls, config: RunConfig, task: TaskData, judge: Task, loaded: LoadedBackbone) -> "Workbench":
         """Put adapters on a backbone and the data through its tokeniser.
 
         Raises:
@@ -129,7 +140,7 @@ class Workbench:
         data, model = config.dataset, config.model
         _check_trackers(config.report_to)
         if config.evaluation.split == "holdout":
-            task = for_choosing(task, score)
+            task = for_choosing(task, judge)
         shape = shape_of(loaded.model, (), loaded.name)
         for key, wanted, found in (
             ("model.hidden_size", model.hidden_size, shape.hidden),
@@ -137,11 +148,16 @@ class Workbench:
         ):
             if wanted is not None and wanted != found:
                 raise RunFileError(f"{key} is {wanted}, but {model.name} has {found}. Correct it or leave it out.")
-        # Members carry these names, so that an answer can be read without the data set.
-        loaded.model.config.id2label = dict(enumerate(task.label_names))
-        loaded.model.config.label2id = {name: i for i, name in enumerate(task.label_names)}
+        if task.label_names:  # members carry them, so that an answer can be read without the data set
+            loaded.model.config.id2label = dict(enumerate(task.label_names))
+            loaded.model.config.label2id = {name: i for i, name in enumerate(task.label_names)}
         longest = longest_sequence(loaded.model)
-        for key, tokens in (("dataset.max_length", data.max_length), ("evaluation.seq_len", config.evaluation.seq_len)):
+        form = FORMS[judge.kind](judge, loaded.tokenizer)
+        for key, tokens in (
+            ("dataset.max_length", data.max_length),
+            ("evaluation.seq_len", config.evaluation.seq_len),
+            ("dataset.max_length with the tokens of a reply", data.max_length + form.reply_tokens),
+        ):
             if tokens is not None and longest is not None and tokens > longest:
                 raise RunFileError(f"{key} is {tokens}, but {model.name} reads at most {longest} tokens. Lower it.")
         if METHODS[config.method].trains_all:
@@ -156,13 +172,11 @@ class Workbench:
             network = adapted.get_base_model()
             shape = shape_of(network, sites, loaded.name)
 
-        def encode(part: TextExamples) -> EncodedTexts:
-            return EncodedTexts.encode(loaded.tokenizer, part.texts, part.labels, data.max_length)
-
         return cls(
             config=config,
             task=task,
-            score=score,
+            judge=judge,
+            form=form,
             backbone=loaded.name,
             backbone_source=loaded.source,
             adapted=adapted,
@@ -170,13 +184,19 @@ class Workbench:
             dense_config=copy.deepcopy(network.config),
             shape=shape,
             tokenizer=loaded.tokenizer,
-            train=encode(task.train),
-            validation=encode(task.validation),
-            collator=Collator(loaded.tokenizer.pad_token_id, data.max_length if data.padding == "max_length" else None),
+            train=form.encode(loaded.tokenizer, task.train, data.max_length),
+            validation=form.encode(loaded.tokenizer, task.validation, data.max_length),
+            collator=form.collator(
+                loaded.tokenizer.pad_token_id, data.max_length if data.padding == "max_length" else None
+            ),
             workload=Workload(
                 batch_size=config.evaluation.batch_size, seq_len=config.evaluation.seq_len or data.max_length
             ),
         )
+
+    def encode(self, examples: Examples) -> EncodedTexts:
+        """Other examples of the task as the run's texts are."""
+        return self.form.encode(self.tokenizer, examples, self.config.dataset.max_length)
 
     # ---- settings of the stages
 
@@ -219,11 +239,11 @@ class Workbench:
         return Cost(w.lambda_energy, w.mu_latency, w.nu_power)
 
     def digests(self) -> dict[str, str]:
-        """Short digests of the untrained model and of the texts and labels, which tell them from others."""
+        """Short digests of the untrained model and of the texts and what is right, which tell them from others."""
         parts = (self.task.train, self.task.holdout, self.task.validation)
         return {
             "model": fingerprint(dict(self.network.named_parameters()))[:10],
-            "data": digest([[part.texts, part.labels] for part in parts]),
+            "data": digest([[part.texts, part.references] for part in parts]),
         }
 
     # ---- weights on disk

@@ -14,7 +14,17 @@ from metas_peft.report.compare import CellSummary, MethodSummary, as_plain
 from metas_peft.report.compare_tables import cell_tables, comma_separated, latex, markdown
 from metas_peft.report.html import script_data, template
 from metas_peft.report.style import DENSE, OURS, RIVALS, Figure, axis, base_layout, hover, line, note, plain
-from metas_peft.report.words import METRIC_LABELS, ORIGIN_MARKS, ORIGIN_MEANING, Unit, is_share, quality_text, units_for
+from metas_peft.report.words import (
+    METRIC_LABELS,
+    ORIGIN_MARKS,
+    ORIGIN_MEANING,
+    Unit,
+    is_share,
+    metric_name,
+    metric_title,
+    quality_text,
+    units_for,
+)
 
 NAME = "comparison"
 # Quality below dense that the pictures still show; points further down are reached by zooming out.
@@ -95,7 +105,7 @@ def _method(summary: CellSummary, method: MethodSummary, unit: Unit, color: str,
     y = [p.quality for _, p in known]
     texts = [
         f"<b>{plain(method.name)}</b>, seed {seed}<br>{plain(p.name)}<br>"
-        f"{quality_text(p.quality, summary.cell.quality_metric)} {plain(summary.cell.quality_metric)}<br>"
+        f"{quality_text(p.quality, summary.cell.quality_metric)} {plain(metric_name(summary.cell.quality_metric))}<br>"
         f"{unit.text(getattr(p.cost, unit.metric))} {unit.symbol} "
         f"({plain(str(getattr(p.origin, unit.metric) or 'origin not noted'))})"
         for seed, p in known
@@ -121,7 +131,7 @@ def _layout(summary: CellSummary, unit: Unit, points: Sequence[Point], dense_x: 
     bottom, top = min([*ys, floor]) - 0.009, min(max([*ys, dense_y]) + 0.016, 1.005)
     origin = " / ".join(summary.origins[unit.metric])
     title = plain(f"{unit.label} ({unit.symbol}) on {summary.cell.device}, {origin}")
-    quality = axis(plain(summary.cell.quality_metric.replace("_", " ").capitalize()), [bottom, top])
+    quality = axis(plain(metric_title(summary.cell.quality_metric)), [bottom, top])
     return {
         **base_layout(),
         "xaxis": axis(title, [left, max(xs) * 1.02]),

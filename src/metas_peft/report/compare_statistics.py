@@ -16,7 +16,7 @@ from scipy import special
 from metas_peft import pareto
 from metas_peft.conf import METHODS
 from metas_peft.report.compare_entries import Answers, Entry
-from metas_peft.tasks.metrics import accuracy, matthews
+from metas_peft.tasks.metrics import MEANS, accuracy, matthews
 
 LEVEL = 0.95
 # Headline metrics that can be computed from a confusion of weighted examples; in [0, 1].
@@ -78,13 +78,15 @@ def quality_of(answers: np.ndarray, labels: np.ndarray, weight: np.ndarray, metr
     """Headline metric of each row of answers on weighted examples.
 
     Args:
-        answers: Predicted classes, (M, E).
-        labels: True classes, (E,).
+        answers: Predicted classes, or marks of answers in [0, 1], (M, E).
+        labels: True classes, (E,); not looked at where there are marks.
         weight: Weight of each example, (E,).
         metric: One of the known headline metrics.
     """
     if metric == "accuracy":
         return (answers == labels[None]) @ weight / weight.sum()
+    if metric in MEANS:
+        return answers @ weight / weight.sum()
     size = int(max(answers.max(), labels.max())) + 1
     pairs = labels[None] * size + answers
     score = _SCORES[metric]
@@ -109,7 +111,7 @@ class Bootstrap:
 
     def is_possible(self, entries: Sequence[Entry]) -> bool:
         """Whether all answers are there, to the same examples."""
-        if not self._draws or self._metric not in _SCORES:
+        if not self._draws or self._metric not in (*_SCORES, *MEANS):
             return False
         if any(e.seed not in self._yardsticks or e.costs() is None for e in entries):
             return False

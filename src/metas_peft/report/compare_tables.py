@@ -15,6 +15,7 @@ from metas_peft.report.words import (
     METRIC_LABELS,
     NOTHING,
     bytes_text,
+    metric_title,
     percent,
     quality_text,
     seconds_text,
@@ -75,7 +76,7 @@ def members_table(summary: CellSummary) -> Table:
     def column(head: Column, name: str, text: Text) -> tuple[Column, list[TableCell]]:
         return head, [TableCell(_text(figure(chosen, name), text)) for _, _, chosen, _ in rows]
 
-    title = metric.replace("_", " ").capitalize()
+    title = metric_title(metric)
     columns: Pairs = [
         (Column("Method", is_number=False), [TableCell(name, tone="strong") for name, _, _, _ in rows]),
         (Column("Member", is_number=False), [TableCell(_which(rule, chosen, n)) for _, rule, chosen, n in rows]),

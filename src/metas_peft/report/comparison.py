@@ -10,6 +10,7 @@ from metas_peft.report.words import (
     NOTHING,
     Unit,
     bytes_text,
+    metric_title,
     origins_of,
     percent,
     quality_text,
@@ -38,7 +39,7 @@ def _cost_columns(points: Sequence[Point], units: dict[str, Unit]) -> Pairs:
 
 
 def _quality_column(run: Run, points: Iterable[Point]) -> tuple[Column, list[Cell]]:
-    title = run.quality_metric.replace("_", " ").capitalize()
+    title = metric_title(run.quality_metric)
     return Column(title, "", "evaluated"), [Cell(quality_text(p.quality, run.quality_metric)) for p in points]
 
 

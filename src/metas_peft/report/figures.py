@@ -26,7 +26,16 @@ from metas_peft.report.style import (
     plain,
     style_of,
 )
-from metas_peft.report.words import Unit, is_share, origins_of, quality_text, significant, units_for
+from metas_peft.report.words import (
+    Unit,
+    is_share,
+    metric_name,
+    metric_title,
+    origins_of,
+    quality_text,
+    significant,
+    units_for,
+)
 
 # Quality below dense that the picture still shows; points further down are reached by zooming out.
 DEPTH = 0.13
@@ -84,7 +93,7 @@ def _series(
     y = [p.quality for p in known]
     texts = [
         f"<b>{plain(name)}</b><br>{plain(p.name)}<br>{quality_text(p.quality, run.quality_metric)} "
-        f"{plain(run.quality_metric)}<br>{unit.text(getattr(p.cost, unit.metric))} {unit.symbol} "
+        f"{plain(metric_name(run.quality_metric))}<br>{unit.text(getattr(p.cost, unit.metric))} {unit.symbol} "
         f"({plain(str(getattr(p.origin, unit.metric) or 'origin not noted'))})"
         for p in known
     ]
@@ -139,7 +148,7 @@ def _front_layout(run: Run, target: Target, unit: Unit, everything: Sequence[Poi
         shapes.append(line(x=(budget, budget), y=(bottom, top), dash="solid", color=BUDGET, width=2))
         text = f"budget {significant(budget)} {unit.symbol}"
         notes.append(note(text, x=budget, y=bottom, xanchor="left", yanchor="bottom", color=BUDGET))
-    quality = axis(plain(run.quality_metric.replace("_", " ").capitalize()), [bottom, top])
+    quality = axis(plain(metric_title(run.quality_metric)), [bottom, top])
     return {
         **base_layout(),
         "xaxis": axis(axis_title(target, unit, everything), [left, max(*xs, reference) * 1.02]),

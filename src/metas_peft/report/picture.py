@@ -12,7 +12,7 @@ from metas_peft.core.errors import CheckpointError
 from metas_peft.core.files import write_text
 from metas_peft.report.collect import Point, Run, read_run
 from metas_peft.report.style import DENSE, EDGE, FONT, GRID, INK, MUTED, OURS, RIVALS
-from metas_peft.report.words import Unit, is_share, origins_of, percent, units_for
+from metas_peft.report.words import Unit, is_share, metric_title, origins_of, percent, units_for
 
 WIDTH, HEIGHT = 760, 460
 _LEFT, _RIGHT, _BOTTOM = 66, 20, 56
@@ -128,7 +128,7 @@ class _Frame:
             _text((_LEFT + right) / 2, HEIGHT - 14, f"{self.unit.label} ({self.unit.symbol}), {self.origin}",
                   anchor="middle"),
             f'<g transform="translate(17 {(self.top + foot) / 2:.1f}) rotate(-90)">'
-            f"{_text(0, 0, metric.replace('_', ' ').capitalize(), anchor='middle')}</g>",
+            f"{_text(0, 0, metric_title(metric), anchor='middle')}</g>",
         ]  # fmt: skip
         return parts
 

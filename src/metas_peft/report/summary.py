@@ -8,6 +8,8 @@ from metas_peft.report.words import (
     METRIC_LABELS,
     is_share,
     listed,
+    metric_name,
+    metric_title,
     origins_of,
     percent,
     quality_text,
@@ -75,7 +77,7 @@ def headline(run: Run) -> list[str]:
     sentences = [
         f"One fine-tuning run gave {count} {'model' if count == 1 else 'models of different size'}. "
         f"The one with {percent(flops_fraction(member, dense), 0)} of the dense model’s computation reaches "
-        f"{quality_text(member.quality, run.quality_metric)} {run.quality_metric.replace('_', ' ')}{n}, "
+        f"{quality_text(member.quality, run.quality_metric)} {metric_name(run.quality_metric)}{n}, "
         f"the dense model {quality_text(dense.quality, run.quality_metric)}; "
         f"on {target.device} the smaller model takes {listed(shares)}."
         if shares
@@ -99,12 +101,12 @@ def tiles(run: Run) -> list[Tile]:
     target, dense, member = run.target, run.target.dense, half_member(run.target)
     shown: list[Tile] = []
     if member is not None:
-        metric = run.quality_metric.replace("_", " ")
+        metric = metric_title(run.quality_metric)
         gap = f", {100 * (member.quality - dense.quality):+.1f} points".replace("-", "−")
         told = f"dense {quality_text(dense.quality, run.quality_metric)}" + (
             gap if is_share(run.quality_metric) else ""
         )
-        shown.append(Tile(metric.capitalize(), quality_text(member.quality, run.quality_metric), told, "evaluated"))
+        shown.append(Tile(metric, quality_text(member.quality, run.quality_metric), told, "evaluated"))
         for name, unit in units_for(target.points).items():
             value, whole = getattr(member.cost, name), getattr(dense.cost, name)
             if value is not None and whole:

@@ -7,6 +7,7 @@ from metas_peft.core.records import METRIC_UNITS, METRICS
 from metas_peft.report.collect import Point, Ratio
 
 NOTHING = "–"
+METRIC_SPELLINGS = {"rouge_l": "ROUGE-L", "inverse_perplexity": "inverse perplexity per token"}
 METRIC_LABELS = {"energy_j": "Energy", "latency_ms": "Latency", "peak_power_w": "Peak power"}
 ORIGIN_MEANING = {
     "measured": "read by a meter or a clock on the device",
@@ -54,6 +55,17 @@ def _leading_zeros(value: float) -> int:
 def percent(value: float | None, decimals: int = 1) -> str:
     """A fraction as per cent."""
     return NOTHING if value is None else f"{100 * value:.{decimals}f}\u202f%".replace("-", "−")
+
+
+def metric_name(quality_metric: str) -> str:
+    """A quality metric as people write it, such as `exact match` or `ROUGE-L`."""
+    return METRIC_SPELLINGS.get(quality_metric, quality_metric.replace("_", " "))
+
+
+def metric_title(quality_metric: str) -> str:
+    """The same at the head of a column or an axis."""
+    name = metric_name(quality_metric)
+    return name[:1].upper() + name[1:]
 
 
 def is_share(quality_metric: str) -> bool:

@@ -1,18 +1,42 @@
-"""What a task is: examples with labels, a score, and a place in the registry.
+"""What a task is: examples with what is right, a score, and a place in the registry.
 
-Texts stay texts here; the tokeniser belongs to the backbone, so one loaded task serves them all.
+Texts stay texts here; the tokeniser belongs to the backbone, so one loaded task serves them all. A task is of one of
+two kinds: texts with a class each (`ClassTask`), or prompts with answers to be written (`PromptTask`).
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import numpy as np
 
 from metas_peft.core.errors import DatasetError
 from metas_peft.core.registry import Registry
 
 DataOrigin = Literal["real", "synthetic"]
+Kind = Literal["classification", "generation"]
+
+
+class Examples(Protocol):
+    """What a model is given and what is right, in order."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What the model is given, one per example."""
+        ...
+
+    @property
+    def references(self) -> Sequence[Any]:
+        """What is right, one entry per example: a label index, or the accepted answers."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Iterable[int]) -> Self:
+        """The examples at these positions, in this order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,10 +58,48 @@ class TextExamples:
     def __len__(self) -> int:
         return len(self.texts)
 
+    @property
+    def references(self) -> tuple[int, ...]:
+        """The labels."""
+        return self.labels
+
     def take(self, indices: Iterable[int]) -> "TextExamples":
         """The examples at these positions, in this order."""
         chosen = list(indices)
         return TextExamples(tuple(self.texts[i] for i in chosen), tuple(self.labels[i] for i in chosen))
+
+
+@dataclass(frozen=True)
+class PromptExamples:
+    """Prompts and the answers that are accepted for each, in order.
+
+    Attributes:
+        texts: One prompt per example.
+        answers: At least one answer per example; the first is what a model is trained to write.
+    """
+
+    texts: tuple[str, ...]
+    answers: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.texts) != len(self.answers) or not all(self.answers):
+            raise DatasetError(
+                f"{len(self.texts)} prompts came with {len(self.answers)} lists of answers; each prompt needs one, and "
+                "each list an answer."
+            )
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def references(self) -> tuple[tuple[str, ...], ...]:
+        """The accepted answers."""
+        return self.answers
+
+    def take(self, indices: Iterable[int]) -> "PromptExamples":
+        """The examples at these positions, in this order."""
+        chosen = list(indices)
+        return PromptExamples(tuple(self.texts[i] for i in chosen), tuple(self.answers[i] for i in chosen))
 
 
 @dataclass(frozen=True)
@@ -49,17 +111,17 @@ class TaskData:
         train: Examples to train on; none of their texts is in `holdout`.
         holdout: Slice of the training set that every choice is made on.
         validation: Examples for evaluation only: never used to choose anything.
-        label_names: Name of each label index.
+        label_names: Name of each label index; empty where answers are written, not chosen.
         origin: `real`, or `synthetic` where the project generated the texts.
         source: Where the texts come from, for tables.
         quality_metric: Name of the headline metric.
-        chance_quality: Headline metric on `validation` of always answering the most frequent training label.
+        chance_quality: Headline metric on `validation` of always giving the most frequent training answer.
     """
 
     name: str
-    train: TextExamples
-    holdout: TextExamples
-    validation: TextExamples
+    train: Examples
+    holdout: Examples
+    validation: Examples
     label_names: tuple[str, ...]
     origin: DataOrigin
     source: str
@@ -105,14 +167,17 @@ class DatasetRequest:
 class Task(ABC):
     """Something a model can be tuned for.
 
-    A task is asked twice: `load` once per run, before anything is trained, and `score` whenever predictions on
-    its examples are at hand. It holds no data itself.
+    A task is asked twice: `load` once per run, before anything is trained, and `score`, `marks` and `given` whenever
+    predictions on its examples are at hand. It holds no data itself.
 
     Attributes:
         name: Canonical name.
+        kind: `classification` (a prediction is a label index) or `generation` (a prediction is a reply, see
+            `replies.as_array`).
     """
 
     name: str
+    kind: ClassVar[Kind]
 
     @property
     def repository(self) -> str:
@@ -128,16 +193,62 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def score(self, predictions: Sequence[int], labels: Sequence[int]) -> dict[str, float]:
-        """Metrics of predicted label indices, headline first; the headline is in [0, 1], higher is better.
+    def score(self, predictions: Any, references: Any, /) -> dict[str, float]:
+        """Metrics, headline first; the headline is in [0, 1], higher is better.
 
         Args:
-            predictions: Predicted label per example, length N.
-            labels: True label per example, length N.
+            predictions: One per example, length N.
+            references: What is right, one entry per example, length N.
 
         Raises:
             DatasetError: There is nothing to score, or the lengths differ.
         """
+
+    @abstractmethod
+    def marks(self, predictions: Any, references: Any, /) -> np.ndarray:
+        """How good each prediction is, (N,) in [0, 1]."""
+
+    @abstractmethod
+    def given(self, predictions: Any) -> np.ndarray:
+        """What each prediction comes to, (N,): equal entries are the same answer."""
+
+    @abstractmethod
+    def written(self, predictions: Any) -> list[str]:
+        """The texts of predictions that are texts; empty where they are not."""
+
+    @abstractmethod
+    def guess(self, known: Sequence[Any], count: int) -> Any:
+        """Predictions of somebody who knows the training answers and never reads the question.
+
+        Args:
+            known: What is right in the training examples.
+            count: How many predictions.
+
+        Returns:
+            The most frequent answer, `count` times.
+        """
+
+
+class ClassTask(Task):
+    """A task whose examples are texts with one class each."""
+
+    kind: ClassVar[Kind] = "classification"
+
+    def marks(self, predictions: Any, references: Any, /) -> np.ndarray:
+        """1 where the predicted class is the true one."""
+        return (np.asarray(predictions) == np.asarray(references)).astype(np.float64)
+
+    def given(self, predictions: Any) -> np.ndarray:
+        """The predicted classes."""
+        return np.asarray(predictions)
+
+    def written(self, predictions: Any) -> list[str]:
+        """None: classes are told by their number."""
+        return []
+
+    def guess(self, known: Sequence[Any], count: int) -> list[int]:
+        """The most frequent class."""
+        return [int(np.bincount(known).argmax())] * count
 
 
 TASKS: Registry[Task] = Registry("task")
@@ -160,7 +271,7 @@ def load_task(
     """Load the examples of a task by name or alias.
 
     Args:
-        name: Task name, such as `sst2`, `cola`, `builtin`.
+        name: Task name, such as `sst2`, `cola`, `gsm8k`, `builtin`.
         path: Local folder or file, see `DatasetRequest`.
         source: `local`, `huggingface:OWNER/NAME`, `builtin` or None, see `DatasetRequest`.
         train_limit: At most so many training examples, `holdout` included.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from metas_peft.core.errors import DatasetError
-from metas_peft.tasks.base import DatasetRequest, Task, TaskData, TextExamples
+from metas_peft.tasks.base import ClassTask, DatasetRequest, TaskData, TextExamples
 from metas_peft.tasks.corpus import Sentence, evaluation_sentences, training_sentences
 from metas_peft.tasks.metrics import accuracy_scores, confusion
 from metas_peft.tasks.splits import assemble
@@ -18,7 +18,7 @@ LABEL_NAMES = ("negative", "positive")
 
 
 @dataclass(frozen=True)
-class BuiltinCorpus(Task):
+class BuiltinCorpus(ClassTask):
     """The generated corpus; nothing is read, so only the limits and the seed of a request matter."""
 
     name: str = "builtin"

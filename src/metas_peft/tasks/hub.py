@@ -10,7 +10,7 @@ from pathlib import Path
 
 from metas_peft.core.errors import DatasetUnavailableError
 from metas_peft.core.hub import hub_is_reachable
-from metas_peft.tasks.tables import Columns, find_splits, read_shards
+from metas_peft.tasks.tables import Columns, find_splits, read_shards, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -20,24 +20,40 @@ ANSWER_TIMEOUT_S = 1.5
 
 @dataclass(frozen=True)
 class HubSource:
-    """A repository with labelled texts.
+    """A repository with examples.
 
     Attributes:
         repo: `OWNER/NAME`.
         config: Which of its configurations, where it has several.
+        file: The one file of a repository that has no split to evaluate on; None where it has.
     """
 
     repo: str
     config: str | None = None
+    file: str | None = None
 
 
 @dataclass(frozen=True)
 class SplitColumns:
-    """Columns of a training and an evaluation split, and where they come from."""
+    """Columns of a training and an evaluation split, and where they come from.
+
+    Attributes:
+        train: Training rows; all rows where there is no evaluation split.
+        evaluation: Evaluation rows; None where a part of `train` must do.
+        where: Where both come from, for tables.
+        train_where: Where the training rows come from, for messages.
+        evaluation_where: The same for the evaluation rows.
+    """
 
     train: Columns
-    evaluation: Columns
+    evaluation: Columns | None
     where: str
+    train_where: str = ""
+    evaluation_where: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "train_where", self.train_where or f"{self.where} (train)")
+        object.__setattr__(self, "evaluation_where", self.evaluation_where or f"{self.where} (evaluation)")
 
 
 def load_cached(source: HubSource, evaluation: Sequence[str]) -> SplitColumns | None:
@@ -48,7 +64,7 @@ def load_cached(source: HubSource, evaluation: Sequence[str]) -> SplitColumns | 
         evaluation: Names of the evaluation split, best first.
 
     Returns:
-        The columns, or None where the cache holds no copy of both splits.
+        The columns, or None where the cache holds no copy of what is needed.
     """
     from huggingface_hub import constants
 
@@ -58,6 +74,9 @@ def load_cached(source: HubSource, evaluation: Sequence[str]) -> SplitColumns | 
         commit = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
     except OSError:
         return None
+    if source.file is not None:
+        path = folder / "snapshots" / commit / source.file
+        return SplitColumns(read_table(path), None, f"huggingface:{source.repo}") if path.is_file() else None
     subfolders = ("data",) if source.config is None else (source.config, f"data/{source.config}")
     files = find_splits(folder / "snapshots" / commit, subfolders, evaluation)
     if files is None:
@@ -84,15 +103,17 @@ def download(source: HubSource, evaluation: Sequence[str]) -> SplitColumns:
     except Exception as error:  # whatever the client meets, from sockets to formats, means: not from here
         raise DatasetUnavailableError(f"{source.repo} cannot be downloaded: {_first_line(error)}") from error
     held_back = next((name for name in evaluation if name in loaded), None)
-    if "train" not in loaded or held_back is None:
+    if "train" not in loaded or (held_back is None and source.file is None):
         raise DatasetUnavailableError(
             f"{source.repo} has the splits {', '.join(map(str, loaded))}; "
             f"'train' and one of {', '.join(map(repr, evaluation))} are needed"
         )
-    train, held = (
-        {name: list(part[name]) for name in part.column_names} for part in (loaded["train"], loaded[held_back])
-    )
-    return SplitColumns(train, held, f"huggingface:{source.repo}")
+
+    def columns(split: str) -> Columns:
+        return {name: list(loaded[split][name]) for name in loaded[split].column_names}
+
+    held = None if held_back is None else columns(held_back)
+    return SplitColumns(columns("train"), held, f"huggingface:{source.repo}")
 
 
 def _ask(source: HubSource) -> None:

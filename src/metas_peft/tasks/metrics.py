@@ -6,6 +6,9 @@ import numpy as np
 
 from metas_peft.core.errors import DatasetError
 
+# Headline metrics that are means over examples of a mark in [0, 1].
+MEANS = ("accuracy", "exact_match", "rouge_l", "inverse_perplexity")
+
 
 def confusion(predictions: Sequence[int], labels: Sequence[int], n_labels: int) -> np.ndarray:
     """Counts of (true, predicted) pairs, shape (n_labels, n_labels).

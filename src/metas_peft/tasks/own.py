@@ -1,6 +1,7 @@
-"""Text classification on a set of the user's own: a repository of the hub, a folder, or a file, with named columns.
+"""A set of the user's own: a repository of the hub, a folder, or a file, with named columns.
 
-Labels are whatever stands in the label column; their names, in order, number the classes.
+Labels are whatever stands in the label column; their names, in order, number the classes. A set with an answer column
+is one of prompts and answers instead.
 """
 
 import dataclasses
@@ -11,52 +12,122 @@ from pathlib import Path
 from typing import Any
 
 from metas_peft.core.errors import DatasetError, DatasetUnavailableError
-from metas_peft.tasks.base import TASKS, DatasetRequest, Task, TaskData, TextExamples
-from metas_peft.tasks.classification import DATA_VARIABLE, TextClassification
+from metas_peft.tasks.base import TASKS, ClassTask, DatasetRequest, Task, TaskData, TextExamples
+from metas_peft.tasks.classification import TextClassification
 from metas_peft.tasks.columns import to_examples
 from metas_peft.tasks.hub import HubSource, SplitColumns, download, load_cached
 from metas_peft.tasks.metrics import accuracy_scores, confusion
+from metas_peft.tasks.prompts import PromptTask, Row
+from metas_peft.tasks.sources import DATA_VARIABLE
 from metas_peft.tasks.splits import assemble, cut_evaluation
 from metas_peft.tasks.tables import Columns, find_splits, read_shards, read_table
+from metas_peft.tasks.wording import exact_match, rouge_l
 
 EVALUATION = ("validation", "dev", "test")
 TEXT_COLUMNS, LABEL_COLUMN = ("text", "sentence"), "label"
 MOST_CLASSES = 1000
 
 
-def open_task(
-    name: str, *, path: str | Path | None = None, source: str | None = None, text_column: str | None = None,
-    label_column: str | None = None,
-) -> Task:  # fmt: skip
+@dataclass(frozen=True)
+class Wishes:
+    """What a run file says of its task besides the name; None where it says nothing.
+
+    Attributes:
+        text_column: Column with the texts, where it is not called `text` or `sentence`.
+        label_column: Column with the labels, where it is not called `label`.
+        prompt_column: Column with the prompts, where it is not called `prompt`.
+        answer_column: Column with the answers; naming it or the prompts' makes a set one of prompts and answers.
+        max_new_tokens: Tokens of a reply at most.
+        metric: Headline metric of a task of prompts and answers.
+    """
+
+    text_column: str | None = None
+    label_column: str | None = None
+    prompt_column: str | None = None
+    answer_column: str | None = None
+    max_new_tokens: int | None = None
+    metric: str | None = None
+
+    def named(self, *names: str) -> list[str]:
+        """Which of some wishes there are."""
+        return [name for name in names if getattr(self, name) is not None]
+
+
+OF_CLASSES = ("text_column", "label_column")
+OF_PROMPTS = ("prompt_column", "answer_column")
+
+
+def open_task(name: str, *, path: str | Path | None = None, source: str | None = None, **wishes: Any) -> Task:
     """The task that a run file names: one that we know, or a set of the user's own.
 
     Args:
         name: Name or alias of a task; for a set of one's own any name with `path` or `source`, or `OWNER/NAME`.
         path: Local folder or file.
         source: Where to look, see `DatasetRequest`.
-        text_column: Column with the texts, where it is not called `text` or `sentence`.
-        label_column: Column with the labels, where it is not called `label`.
+        **wishes: Fields of `Wishes`.
 
     Raises:
-        UnknownNameError: No task is called so, and nothing says where a set of this name would be.
-        DatasetError: Columns were named for a task that has none to name.
+        UnknownNameError: No task is called so, and nothing says where a set of this name would be; or it has no such
+            metric.
+        DatasetError: Columns were named for a task that has none to name, or both kinds of columns.
     """
+    wanted = Wishes(**wishes)
     if name in TASKS:
-        task = TASKS[name]
-        if text_column is None and label_column is None:
-            return task
-        if not isinstance(task, TextClassification):
-            raise DatasetError(f"{task.name} has no columns to name; leave out text_column and label_column.")
-        texts = task.text_columns if text_column is None else (text_column,)
-        return dataclasses.replace(task, text_columns=texts, label_column=label_column or task.label_column)
+        return _known(TASKS[name], wanted)
     from_hub = source is not None and source.startswith(("huggingface:", "hub:"))
     if path is None and not from_hub and "/" not in name and source != "local":
         TASKS.resolve(name)  # says which name is the nearest
-    return OwnTexts(name, TEXT_COLUMNS if text_column is None else (text_column,), label_column or LABEL_COLUMN)
+    if wanted.named(*OF_PROMPTS):
+        _refuse(name, wanted, OF_CLASSES, "columns of prompts are named too")
+        return _own_prompts(name, wanted)
+    _refuse(name, wanted, ("max_new_tokens", "metric"), "it is a set of classes; name dataset.answer_column for one of "
+            "prompts and answers")  # fmt: skip
+    texts = TEXT_COLUMNS if wanted.text_column is None else (wanted.text_column,)
+    return OwnTexts(name, texts, wanted.label_column or LABEL_COLUMN)
+
+
+def _known(task: Task, wanted: Wishes) -> Task:
+    """One of our tasks, its columns or its way to ask changed as wished."""
+    if isinstance(task, PromptTask):
+        _refuse(task.name, wanted, (*OF_CLASSES, *OF_PROMPTS), "its columns are known")
+        return task.asking(max_new_tokens=wanted.max_new_tokens, metric=wanted.metric)
+    _refuse(task.name, wanted, (*OF_PROMPTS, "max_new_tokens", "metric"), "it has classes, not prompts and answers")
+    if not wanted.named(*OF_CLASSES):
+        return task
+    if not isinstance(task, TextClassification):
+        raise DatasetError(f"{task.name} has no columns to name; leave out text_column and label_column.")
+    texts = task.text_columns if wanted.text_column is None else (wanted.text_column,)
+    return dataclasses.replace(task, text_columns=texts, label_column=wanted.label_column or task.label_column)
+
+
+def _refuse(name: str, wanted: Wishes, keys: Sequence[str], because: str) -> None:
+    if found := wanted.named(*keys):
+        raise DatasetError(f"{name}: leave out {', '.join(f'dataset.{key}' for key in found)}; {because}.")
+
+
+def _own_prompts(name: str, wanted: Wishes) -> PromptTask:
+    """Prompts and answers of a set that nobody but the user knows; an answer is a text or a list of accepted ones."""
+    prompt, answer = wanted.prompt_column or "prompt", wanted.answer_column or "answer"
+
+    def ask(row: Row) -> tuple[str, Sequence[str]]:
+        accepted = row[answer]
+        return row[prompt].strip(), [accepted] if isinstance(accepted, str) else accepted
+
+    task = PromptTask(
+        name=name,
+        ask=ask,
+        columns=(prompt, answer),
+        text_metrics={"rouge_l": rouge_l, "exact_match": exact_match},
+        weighs=True,
+        headline="rouge_l" if wanted.max_new_tokens != 0 else "",
+        hub=(HubSource(name),) if "/" in name else (),
+        evaluation=EVALUATION,
+    )
+    return task.asking(max_new_tokens=wanted.max_new_tokens, metric=wanted.metric)
 
 
 @dataclass(frozen=True)
-class OwnTexts(Task):
+class OwnTexts(ClassTask):
     """Texts and labels of a set that nobody but the user knows.
 
     Attributes:

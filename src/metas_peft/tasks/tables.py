@@ -70,14 +70,20 @@ def find_splits(root: Path, subfolders: Sequence[str], evaluation: Sequence[str]
         The files, or None where no folder has both splits.
     """
     for folder in (root, *(root / sub for sub in subfolders)):
-        train = _split(folder, TRAIN_STEMS)
-        held_back = _split(folder, evaluation)
+        train = find_split(folder, TRAIN_STEMS)
+        held_back = find_split(folder, evaluation)
         if train and held_back:
             return SplitFiles(train, held_back)
     return None
 
 
-def _split(folder: Path, stems: Sequence[str]) -> tuple[Path, ...]:
+def find_split(folder: Path, stems: Sequence[str]) -> tuple[Path, ...]:
+    """Files of one split in a folder, in order; empty where there are none.
+
+    Args:
+        folder: Folder to look in.
+        stems: Names of the split, best first.
+    """
     if not folder.is_dir():
         return ()
     known = sorted(path for path in folder.iterdir() if path.suffix.lower() in _READERS and path.is_file())
@@ -128,6 +134,20 @@ def _by_column(rows: Any, path: Path) -> Columns:
     return columns
 
 
+def _read_json(path: Path) -> Columns:
+    """One list of objects, or one object per line."""
+    with path.open(encoding="utf-8-sig") as file:
+        start = file.read(1024).lstrip()[:1]
+        if start != "[":
+            return _read_json_lines(path)
+        file.seek(0)
+        try:
+            rows = json.load(file)
+        except json.JSONDecodeError as error:
+            raise DatasetError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from error
+    return _from_objects(rows, path)
+
+
 def _read_json_lines(path: Path) -> Columns:
     rows: list[dict[str, Any]] = []
     with path.open(encoding="utf-8-sig") as file:
@@ -141,6 +161,13 @@ def _read_json_lines(path: Path) -> Columns:
             if not isinstance(row, dict):
                 raise DatasetError(f"{path}, line {number}: {type(row).__name__}; an object was expected.")
             rows.append(row)
+    return _from_objects(rows, path)
+
+
+def _from_objects(rows: Sequence[Any], path: Path) -> Columns:
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DatasetError(f"{path}, row {number}: {type(row).__name__}; an object was expected.")
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 
@@ -150,5 +177,5 @@ _READERS = {
     ".tsv": _read_tsv,
     ".csv": _read_csv,
     ".jsonl": _read_json_lines,
-    ".json": _read_json_lines,
+    ".json": _read_json,
 }

@@ -21,7 +21,8 @@ from metas_peft.core.protocols import CostModel
 from metas_peft.core.records import BackboneShape, Cost, Subnet, Workload
 from metas_peft.gates import masked
 from metas_peft.tuning.budgets import Limits
-from metas_peft.tuning.data import Collator, EncodedTexts
+from metas_peft.tuning.data import Batches, EncodedTexts
+from metas_peft.tuning.forms import CLASSES, Form
 from metas_peft.tuning.loop import LoopSettings, Objective, fit
 from metas_peft.tuning.objectives import Distillation, DistilledObjective, TaskObjective, Teacher
 from metas_peft.tuning.order import descending, importances
@@ -113,13 +114,15 @@ class TuningContext:
         seed: Seed of everything random here.
         progress: Whether progress bars are shown.
         limits: Budgets that one member is to hold, by prediction; None for none.
+        form: What the task asks of the model.
     """
 
     def __init__(
-        self, *, adapted: Any, shape: BackboneShape, data: EncodedTexts, collator: Collator, settings: LoopSettings,
+        self, *, adapted: Any, shape: BackboneShape, data: EncodedTexts, collator: Batches, settings: LoopSettings,
         schedule: Schedule, distillation: Distillation, gates: GateSettings, workload: Workload, weights: Cost[float],
         cost_model: CostModel | None, fit_on_target: Callable[[Sequence[Subnet]], CostModel], target_samples: int,
         operating_points: Sequence[float], seed: int, progress: bool = True, limits: Limits | None = None,
+        form: Form = CLASSES,
     ) -> None:  # fmt: skip
         self.adapted = adapted
         self.network = adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted
@@ -128,6 +131,7 @@ class TuningContext:
         self.workload, self.weights, self.cost_model = workload, weights, cost_model
         self.fit_on_target, self.target_samples = fit_on_target, target_samples
         self.limits = limits
+        self.form = form
         self.operating_points = sorted(operating_points, reverse=True)
         self.seed, self.progress = seed, progress
         self.teacher: Teacher | None = None
@@ -144,17 +148,18 @@ class TuningContext:
 
     def train_dense(self) -> float:
         """Fine-tune the whole model on the labels; returns the seconds taken."""
-        return self.fit(TaskObjective(), None, "dense")
+        return self.fit(TaskObjective(self.form), None, "dense")
 
     def prepare(self) -> None:
         """Record the teacher, order heads and neurons by importance, and remember this as the start."""
         self.teacher = Teacher.record(
             self.network, self.data, self.collator,
             hidden=self.distillation.hidden > 0, bf16=self.settings.bf16, progress=self.progress,
+            form=self.form, temperature=self.distillation.temperature,
         )  # fmt: skip
         heads, neurons = importances(
             self.network, self.shape, self.data, self.collator,
-            batches=ORDER_BATCHES, batch_size=ORDER_BATCH_SIZE, seed=self.seed,
+            batches=ORDER_BATCHES, batch_size=ORDER_BATCH_SIZE, seed=self.seed, form=self.form,
         )  # fmt: skip
         self.reorder(descending(heads), descending(neurons))
         self._start = self.checkpoint()
@@ -222,7 +227,7 @@ class TuningContext:
         if self.teacher is None:
             self.prepare()
         assert self.teacher is not None
-        return DistilledObjective(self.network, self.teacher, self.distillation)
+        return DistilledObjective(self.network, self.teacher, self.distillation, self.form)
 
     def fit(
         self,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,29 +13,36 @@ class EncodedTexts(Dataset):  # type: ignore[type-arg]
     """Tokenised, labelled texts; each item also carries its index, by which teacher outputs are found.
 
     Args:
-        ids: Token ids of each text.
-        labels: Class numbers, same length.
+        ids: Token ids of each text, as a training pass reads them.
+        labels: What is right, one entry per text: a class number, or a label for each token.
+        prompts: Token ids of what is known before an answer is; the texts themselves by default.
     """
 
-    def __init__(self, ids: Sequence[list[int]], labels: Sequence[int]) -> None:
+    def __init__(
+        self, ids: Sequence[list[int]], labels: Sequence[Any], prompts: Sequence[list[int]] | None = None
+    ) -> None:
         self.ids = list(ids)
         self.labels = list(labels)
-
-    @classmethod
-    def encode(cls, tokenizer: Any, texts: Sequence[str], labels: Sequence[int], max_length: int) -> "EncodedTexts":
-        """Tokenise texts with a `transformers` tokeniser; longer ones are cut."""
-        return cls(tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"], labels)
-
-    def choose(self, count: int, seed: int) -> "EncodedTexts":
-        """At most `count` texts, a seeded choice in their own order."""
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
-        return EncodedTexts([self.ids[i] for i in chosen], [self.labels[i] for i in chosen])
+        self.prompts = self.ids if prompts is None else list(prompts)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"input_ids": self.ids[index], "labels": self.labels[index], "index": index}
+
+
+class Batches(Protocol):
+    """Makes a batch of items of `EncodedTexts`."""
+
+    @property
+    def pad_token_id(self) -> int:
+        """Id that fills up."""
+        ...
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Tensors `input_ids` and `attention_mask` (B, T), `labels`, and `index` (B,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Collator:
         }
 
 
-def batches_by_length(data: EncodedTexts, collator: Collator, batch_size: int) -> Any:
+def batches_by_length(data: EncodedTexts, collator: Batches, batch_size: int) -> Any:
     """All items once, short ones first: for evaluation, where order does not matter."""
     order = np.argsort([len(ids) for ids in data.ids], kind="stable")
     for start in range(0, len(order), batch_size):
@@ -75,7 +82,7 @@ def batches_by_length(data: EncodedTexts, collator: Collator, batch_size: int) -
 
 
 @torch.no_grad()
-def predict(model: Any, data: EncodedTexts, collator: Collator, batch_size: int = 64) -> torch.Tensor:
+def predict(model: Any, data: EncodedTexts, collator: Batches, batch_size: int = 64) -> torch.Tensor:
     """Logits of every item in its own order, shape (N, C), float32."""
     model.eval()
     device = next(model.parameters()).device

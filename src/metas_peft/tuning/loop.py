@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from metas_peft.core.errors import TrainingDivergedError, UsageError
-from metas_peft.tuning.data import Collator, EncodedTexts
+from metas_peft.tuning.data import Batches, EncodedTexts
 from metas_peft.tuning.gating import GateOptimizer
 
 logger = logging.getLogger(__name__)
@@ -254,7 +254,7 @@ def _tensorboard_in(reports: Reports, title: str) -> Iterator[None]:
 def fit(
     model: Any,
     data: EncodedTexts,
-    collator: Collator,
+    collator: Batches,
     objective: Objective,
     settings: LoopSettings,
     *,

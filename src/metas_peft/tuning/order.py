@@ -9,18 +9,20 @@ import torch.nn.functional as F
 from metas_peft.backbones import Layout
 from metas_peft.backbones.hooks import gate_units
 from metas_peft.core.records import BackboneShape
-from metas_peft.tuning.data import Collator, EncodedTexts
+from metas_peft.tuning.data import Batches, EncodedTexts
+from metas_peft.tuning.forms import CLASSES, Form
 
 
 def importances(
     model: Any,
     shape: BackboneShape,
     data: EncodedTexts,
-    collator: Collator,
+    collator: Batches,
     *,
     batches: int,
     batch_size: int,
     seed: int,
+    form: Form = CLASSES,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean |d cross-entropy / d gate| of a gate fixed at 1 on every KV group and every FFN neuron.
 
@@ -34,6 +36,7 @@ def importances(
         batches: Number of batches.
         batch_size: Sequences per batch.
         seed: Seed of the choice of texts.
+        form: What the task asks of the model.
 
     Returns:
         Importance of KV groups (L, G) and of neurons (L, ffn_size).
@@ -57,8 +60,8 @@ def importances(
         for start in range(0, len(chosen), batch_size):
             batch = collator([data[i] for i in chosen[start : start + batch_size]])
             batch = {k: v.to(device) for k, v in batch.items()}
-            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-            gradients = torch.autograd.grad(F.cross_entropy(logits.float(), batch["labels"]), heads + neurons)
+            loss = F.cross_entropy(form.rows(model, batch), form.targets(batch))
+            gradients = torch.autograd.grad(loss, heads + neurons)
             sums[0] += torch.stack(gradients[: shape.n_layers]).abs().cpu()
             sums[1] += torch.stack(gradients[shape.n_layers :]).abs().cpu()
     finally:
