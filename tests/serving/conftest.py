@@ -1,5 +1,7 @@
 """Nested fronts of tiny models of every family, cut but not yet shared."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -47,8 +49,9 @@ def cut_front():
 
 @pytest.fixture(scope="session")
 def served(cut_front):
-    """Gives a served front of a family and the separately cut models."""
+    """Gives a served front of a family and the separately cut models, made once."""
 
+    @functools.cache
     def make(family, language_model=False, count=4, seed=0):
         model, subnets, cut = cut_front(family, language_model, count, seed)
         again = cut_front(family, language_model, count, seed)[2]

@@ -1,7 +1,9 @@
 """The model that chooses a member per input, and per token."""
 
 import dataclasses
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,7 +88,7 @@ def test_pinned_model_needs_no_controller(copied):
 
 def test_the_only_member_is_not_chosen_but_taken(run):
     whole = ServedFront.open(run)
-    front = ServedFront([("all", whole.largest.subnet, whole.largest.model)])
+    front = ServedFront([("all", whole.largest.subnet, whole.model)])
     answer = AdaptiveModel(front, AdaptiveModel.open(run).tokenizer)("a film")
     assert (answer.member, answer.decision_us) == ("all", None)
 
@@ -179,10 +181,17 @@ def test_stream_chooses_a_member_per_token_as_the_controller_says(family):
         index = model.controller.decide(distribution_entropy(logits.softmax(-1).tolist()), (len(ids) - 1) / LENGTH)
 
 
+def test_page_shows_how_to_stream(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "stream" in block]
+    exec(example, {"model": writer("llama")})
+    assert len(capsys.readouterr().out) == 40
+
+
 def test_stream_with_a_named_member_equals_its_generation():
     model = writer("llama")
     ids = model.tokenizer("prompt")["input_ids"]
-    expected = model.front["small"].model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, 6:]
+    expected = model.front.module("small").generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, 6:]
     tokens = list(model.stream(ids, max_new_tokens=8, member="small"))
     assert [t.token_id for t in tokens] == expected.tolist()
     assert {(t.member, t.fill_flops, t.decision_us) for t in tokens} == {("small", 0, None)}
@@ -191,9 +200,9 @@ def test_stream_with_a_named_member_equals_its_generation():
 def test_stream_ends_with_the_end_token_and_with_the_longest_text():
     model = writer("llama")
     free = [t.token_id for t in model.stream("prompt", max_new_tokens=6)]
-    model.front.largest.model.config.eos_token_id = free[2]
+    model.front.model.config.eos_token_id = free[2]
     assert [t.token_id for t in model.stream("prompt", max_new_tokens=6)] == free[: free.index(free[2]) + 1]
-    model.front.largest.model.config.eos_token_id = None
+    model.front.model.config.eos_token_id = None
     assert len(list(model.stream("p" * 60, max_new_tokens=99))) == 4  # it reads 64 tokens
 
 

@@ -4,6 +4,7 @@ The recomputation knows no cache, no views and no cutting: it multiplies the den
 crosses out what each token's member has not.
 """
 
+import functools
 import math
 
 import pytest
@@ -46,6 +47,7 @@ def subnets():
     return {name: Subnet.prefix(*counts) for name, counts in MEMBERS.items()}
 
 
+@functools.cache
 def front_of(family):
     """A served front, and the dense model with its adapter merged."""
     adapted, shape = tiny_adapted(family, language_model=True)
@@ -116,7 +118,7 @@ def recomputed(dense, shape, ids, choices, largest):
 @pytest.mark.parametrize("seed", range(4))
 def test_decoding_with_changing_members_equals_recomputation_token_by_token(family, seed):
     front, dense, shape = front_of(family)
-    switching, members = Switching(list(front)), list(front)
+    switching, members = Switching(front, list(front)), list(front)
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(2, 97, (5,), generator=generator).tolist()
     first = members[int(torch.randint(4, (), generator=generator))]
@@ -161,11 +163,11 @@ def test_streaming_equals_recomputing_everything_for_every_token(family):
 @pytest.mark.parametrize("family", FILLABLE)
 def test_one_member_throughout_equals_its_own_generation(family):
     front, _, _ = front_of(family)
-    switching = Switching(list(front))
+    switching = Switching(front, list(front))
     prompt = torch.arange(3, 9)[None]
     for member in front:
         with torch.no_grad():
-            expected = member.model.generate(prompt, max_new_tokens=9, do_sample=False)[0, 6:].tolist()
+            expected = front.module(member.name).generate(prompt, max_new_tokens=9, do_sample=False)[0, 6:].tolist()
         cache, found, waiting = switching.cache(), [], prompt
         for _ in range(9):
             found.append(int(switching.step(waiting, cache, member).argmax()))
@@ -177,7 +179,7 @@ def test_one_member_throughout_equals_its_own_generation(family):
 def test_what_a_skipping_member_leaves_equals_what_the_layer_itself_would(family):
     """In the first layer every member sees the same hidden state, so that its keys and values must not differ."""
     front, _, _ = front_of(family)
-    switching = Switching(list(front))
+    switching = Switching(front, list(front))
     left = []
     for member in front:
         cache = switching.cache()
@@ -190,7 +192,7 @@ def test_what_a_skipping_member_leaves_equals_what_the_layer_itself_would(family
 
 def test_filling_is_counted_in_flops_of_the_missing_keys_and_values():
     front, _, shape = front_of("llama")
-    switching = Switching(list(front))
+    switching = Switching(front, list(front))
     per_group = 2 * 2 * shape.hidden * shape.head_size  # two maps, a multiplication and an addition each
     missing = {"large": 0, "middle": 3, "small": 5, "other end": 4}
     assert {m.name: switching.fill_flops(m) for m in front} == {n: k * per_group for n, k in missing.items()}
@@ -198,11 +200,11 @@ def test_filling_is_counted_in_flops_of_the_missing_keys_and_values():
 
 def test_members_alone_fill_nothing_and_take_no_memory():
     front, _, _ = front_of("llama")
-    switching = Switching([front["small"]])
+    switching = Switching(front, [front["small"]])
     assert switching.fill_flops(front["small"]) == 0
     assert len(switching.cache().layers) == 2
-    places = {p.untyped_storage().data_ptr() for p in front.largest.model.parameters()}
-    whole = Switching(list(front))
+    places = {p.untyped_storage().data_ptr() for p in front.model.parameters()}
+    whole = Switching(front, list(front))
     for view, _ in whole._views.values():
         assert {p.untyped_storage().data_ptr() for p in view.parameters()} <= places
 
@@ -210,7 +212,7 @@ def test_members_alone_fill_nothing_and_take_no_memory():
 def test_members_that_do_not_contain_each_other_are_refused():
     front, _, _ = front_of("llama")
     with pytest.raises(SubnetError, match="None of the members small, other end contains all others"):
-        Switching([front["small"], front["other end"]])
+        Switching(front, [front["small"], front["other end"]])
 
 
 def test_members_with_weights_of_their_own_are_refused():
@@ -221,8 +223,8 @@ def test_members_with_weights_of_their_own_are_refused():
         models["small"].lm_head.weight.add_(1.0)
     front = ServedFront((name, subnets()[name], m) for name, m in models.items())
     with pytest.raises(UnsupportedBackboneError, match="small has weights of its own"):
-        Switching(list(front))
-    assert Switching([front["small"]]).fill_flops(front["small"]) == 0
+        Switching(front, list(front))
+    assert Switching(front, [front["small"]]).fill_flops(front["small"]) == 0
 
 
 @pytest.mark.parametrize(("family", "language_model", "message"), [
@@ -231,4 +233,4 @@ def test_members_with_weights_of_their_own_are_refused():
 def test_models_that_cannot_take_turns_are_refused(served, family, language_model, message):
     front, _ = served(family, language_model)
     with pytest.raises(UnsupportedBackboneError, match=message):
-        Switching(list(front))
+        Switching(front, list(front))

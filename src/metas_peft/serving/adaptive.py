@@ -124,7 +124,7 @@ class AdaptiveModel:
                 )
             self._members = [known[subnet.key] for subnet in controller.members]
             max_length = max_length or controller.max_length
-        self.max_length = max_length or longest_sequence(front.largest.model)
+        self.max_length = max_length or longest_sequence(front.model)
         self._switching: dict[tuple[str, ...], Switching] = {}
 
     @classmethod
@@ -207,7 +207,7 @@ class AdaptiveModel:
             UnknownNameError: There is no such member.
             UnsupportedBackboneError: The model generates text instead.
         """
-        if self.front.largest.model.can_generate():
+        if self.front.model.can_generate():
             raise UnsupportedBackboneError("This model generates text and gives no classes. Use `stream`.")
         if not texts:
             return []
@@ -228,13 +228,14 @@ class AdaptiveModel:
 
     @torch.inference_mode()
     def _logits(self, member: ServedMember, ids: Sequence[Sequence[int]]) -> torch.Tensor:
-        device = member.model.device
+        self.front.activate(member.name)
+        device = self.front.model.device
         pad = PAD if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         width = max(len(tokens) for tokens in ids)
         padded = torch.tensor([[*tokens, *[pad] * (width - len(tokens))] for tokens in ids], device=device)
         lengths = torch.tensor([len(tokens) for tokens in ids], device=device)
         mask = (torch.arange(width, device=device) < lengths[:, None]).long()
-        return member.model(input_ids=padded, attention_mask=mask).logits.float().cpu()
+        return self.front.model(input_ids=padded, attention_mask=mask).logits.float().cpu()
 
     def _answer(self, logits: torch.Tensor, decision: Decision) -> Answer:
         probability, index = logits.softmax(-1).max(-1)
@@ -279,14 +280,14 @@ class AdaptiveModel:
             members = [self._members[i] for i in self.controller.tree.members_used]
         key = tuple(m.key for m in members)
         if key not in self._switching:
-            self._switching[key] = Switching(members)
+            self._switching[key] = Switching(self.front, members)
         return self._switching[key]
 
     def _generate(
         self, ids: list[int], switching: Switching, pinned: Decision | None, limit: int, temperature: float, seed: int
     ) -> Iterator[Token]:
-        config = self.front.largest.model.config.get_text_config()
-        device = self.front.largest.model.device
+        config = self.front.model.config.get_text_config()
+        device = self.front.model.device
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         generator = torch.Generator().manual_seed(seed)
         cache, tokens, begun, shown = switching.cache(), list(ids), len(ids), ""
@@ -327,7 +328,7 @@ def _check_features(controller: Controller, information: Sequence[float], front:
             "The controller does not say at how many tokens its position is 1 (max_length). Write it again, or name a "
             "member."
         )
-    vocabulary = front.largest.model.config.get_text_config().vocab_size
+    vocabulary = front.model.config.get_text_config().vocab_size
     if len(information) < vocabulary:
         raise CheckpointError(
             f"The controller's features need the self-information of {vocabulary} tokens, seen {len(information)}. "

@@ -9,7 +9,6 @@ whichever members are chosen, and what a token leaves in it depends on its own m
 What filling costs is counted: `Switching.fill_flops`.
 """
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.llama import ATTENTION
 from metas_peft.core.errors import SubnetError, UnsupportedBackboneError
 from metas_peft.core.records import Subnet
-from metas_peft.serving.front import ServedMember
+from metas_peft.serving.front import ServedFront, ServedMember
 from metas_peft.serving.sharing import places
 
 
@@ -86,16 +85,17 @@ class Switching:
     """Members of a served front that share one cache.
 
     Args:
-        members: Those that may be chosen; one of them must contain all others.
+        front: The front.
+        members: Those of it that may be chosen; one of them must contain all others.
 
     Raises:
         SubnetError: None of them contains all others.
         UnsupportedBackboneError: The family's keys and values cannot be filled, or members have weights of their own.
     """
 
-    def __init__(self, members: Sequence[ServedMember]) -> None:
-        self._largest = _largest(members)
-        base = self._largest.model
+    def __init__(self, front: ServedFront, members: Sequence[ServedMember]) -> None:
+        largest = _largest(members)
+        base = front.module(largest.name)
         if not base.can_generate():
             raise UnsupportedBackboneError(
                 f"A {type(base).__name__} generates no text. Decoding takes a causal language model."
@@ -106,19 +106,24 @@ class Switching:
                 f"Members of the {layout.family.name} family cannot take turns in one cache: its keys and values do "
                 "not come from maps of their own. Name one member for the whole text."
             )
-        differing = [m.name for m in members if set(m.own) - set(self._largest.own)]
+        differing = [m.name for m in members if set(m.own) - set(largest.own)]
         if differing:
             raise UnsupportedBackboneError(
                 f"{', '.join(differing)} has weights of its own (refined apart from the front), with which the other "
                 "members' keys and values do not go. Name one member for the whole text."
             )
-        self._views = {m.key: (_view(m, self._largest), _shown(m, self._largest, layout)) for m in members}
-        whole = _key_value_weights(base)
-        self._fill_flops = {m.key: 2 * (whole - _key_value_weights(m.model)) for m in members}
+        self._config, whole = base.config, _key_value_weights(base)
+        self._views: dict[str, tuple[Any, list[int | None]]] = {}
+        self._fill_flops: dict[str, int] = {}
+        for member in members:
+            alone = front.module(member.name)
+            view = _view(front.module(largest.name), largest.subnet, alone, member.subnet)
+            self._views[member.key] = view, _shown(member.subnet, largest.subnet, layout)
+            self._fill_flops[member.key] = 2 * (whole - _key_value_weights(alone))
 
     def cache(self) -> FrontCache:
         """An empty cache."""
-        return FrontCache(self._largest.model.config)
+        return FrontCache(self._config)
 
     @torch.inference_mode()
     def step(self, tokens: torch.Tensor, cache: FrontCache, member: ServedMember) -> torch.Tensor:
@@ -163,15 +168,12 @@ def _is_fillable(table: SubLayer) -> bool:
     return table.block == ATTENTION.block and table.parts == ATTENTION.parts
 
 
-def _view(member: ServedMember, largest: ServedMember) -> Any:
-    """The largest member's modules with the member's maps in them, and all keys and values."""
-    base = largest.model
-    tensors = [*base.parameters(), *base.buffers()]
-    view = copy.deepcopy(base, {id(t): t for t in tensors})
-    layout, there = Layout(view), places(member.subnet)
-    layers = get(member.model, layout.stack_path)
-    for number, place in places(largest.subnet).items():
-        layer, plan = layout.layers[place], member.subnet.layers[number]
+def _view(view: Any, largest: Subnet, member: Any, subnet: Subnet) -> Any:
+    """The largest member's modules, in place, with another member's maps in them, but all keys and values."""
+    layout, there = Layout(view), places(subnet)
+    layers = get(member, layout.stack_path)
+    for number, place in places(largest).items():
+        layer, plan = layout.layers[place], subnet.layers[number]
         mine = layers[there[number]] if plan.is_kept else layer
         attention = next((t for t in layout.family.attention if t.is_in(layer)), None)
         if attention is not None and plan.attention and plan.heads:
@@ -190,12 +192,12 @@ def _view(member: ServedMember, largest: ServedMember) -> Any:
         elif ffn is not None:
             for path, make in ffn.absent.items():
                 put(layer, path, make())
-    return view.eval()
+    return view
 
 
-def _shown(member: ServedMember, largest: ServedMember, layout: Layout) -> list[int | None]:
-    """Groups that the member attends with in each layer of the largest; None for all of them."""
-    plans = [member.subnet.layers[number] for number in places(largest.subnet)]
+def _shown(subnet: Subnet, largest: Subnet, layout: Layout) -> list[int | None]:
+    """Groups that a member attends with in each layer of the largest; None for all of them."""
+    plans = [subnet.layers[number] for number in places(largest)]
     return [None if layout.shares_key_value or not (p.attention and p.heads) else len(p.heads) for p in plans]
 
 

@@ -1,14 +1,17 @@
 """A front that is served: every member in memory at once, on one set of weights.
 
     front = ServedFront.open("outputs/demo")
-    front.activate("50 %")          # a name is looked up, nothing is moved
+    front.activate("50 %")           # microseconds: a list of assignments, nothing is copied
     logits = front(**inputs).logits
-    front["26 %"].model             # every member is a module of its own, ready at any time
+    small = front.module("26 %")     # a module of its own on the same weights
 
-The largest member's weights are loaded; the others are views of their prefixes (`sharing`).
+The largest member's weights are loaded; the others are views of their prefixes (`sharing`) that take turns in its
+modules (`plans`). One front serves one thread at a time; modules of their own serve as many as there are.
 """
 
-from collections.abc import Iterable, Iterator
+import copy
+import gc
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from metas_peft.backbones.store import OLD_WEIGHTS, WEIGHTS, load, read_plan
 from metas_peft.core.errors import CheckpointError, UnknownNameError, nearest
 from metas_peft.core.records import Subnet
 from metas_peft.serving.folder import member_folders, read_results
+from metas_peft.serving.plans import Plan, bind, plan_of
 from metas_peft.serving.sharing import memory_of, share
 
 
@@ -29,14 +33,14 @@ class ServedMember:
     Attributes:
         name: Label such as `50 %`.
         subnet: What it keeps.
-        model: Module in evaluation mode whose weights are views wherever they equal the largest member's.
+        plan: What makes the largest member this one.
         weight_bytes: Bytes of its weights where it stands alone.
         own: Name -> bytes of the tensors in which it differs from the largest member; empty after joint training.
     """
 
     name: str
     subnet: Subnet
-    model: Any
+    plan: Plan
     weight_bytes: int
     own: dict[str, int]
 
@@ -52,11 +56,16 @@ class ServedMember:
 
 
 class ServedFront:
-    """All members of a front on one set of weights; the first is active to begin with.
+    """All members of a front on one set of weights; the largest is active to begin with.
 
     Args:
-        members: Name, subnet and compact model of each, the largest first. Their tensors are replaced by views.
+        members: Name, subnet and compact model of each, the largest first. The models are used up.
         run_id: Run that they belong to.
+
+    Attributes:
+        model: Runs as the active member.
+        largest: The member whose weights all others look at.
+        active: The active member.
 
     Raises:
         CheckpointError: There are none.
@@ -64,16 +73,24 @@ class ServedFront:
 
     def __init__(self, members: Iterable[tuple[str, Subnet, Any]], *, run_id: str = "") -> None:
         self.run_id = run_id
-        self._members: dict[str, ServedMember] = {}
-        largest: ServedMember | None = None
+        self.model: Any = None
+        found: list[ServedMember] = []
         for name, subnet, model in members:
+            if not found:
+                self.model = model.eval()
+            whole = found[0].subnet if found else subnet
             alone = memory_of(model)
-            own = {} if largest is None else share(model, subnet, largest.model, largest.subnet)
-            self._members[name] = ServedMember(name, subnet, model.eval(), alone, own)
-            largest = largest or self._members[name]
-        if largest is None:
+            own = share(model, subnet, self.model, whole) if found else {}
+            found.append(ServedMember(name, subnet, plan_of(model, subnet, self.model, whole), alone, own))
+            del model  # before the next one comes
+        if not found:
             raise CheckpointError("A front without members cannot be served. Give at least one.")
-        self.largest = self.active = largest
+        _record_outputs(self.model)
+        self._members = {member.name: member for member in found}
+        self._switches: dict[str, Callable[[], None]] = {}
+        for member, switch in zip(found, bind(self.model, [m.plan for m in found]), strict=True):
+            self._switches[member.key] = switch
+        self.largest = self.active = found[0]
 
     @classmethod
     def open(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> "ServedFront":
@@ -90,9 +107,8 @@ class ServedFront:
         results = read_results(folder)
         found = [(name, place, read_plan(place)) for name, place in member_folders(folder, results).items()]
         found.sort(key=lambda m: -_stored_bytes(m[1], m[2]))
-        # Loaded one after another, so that no more than two sets of weights are in memory at any time.
-        loaded = ((name, Subnet.from_dict(plan["subnet"]), load(place, device=device)) for name, place, plan in found)
-        front = cls(loaded, run_id=str(results.get("run_id", "")))
+        loaded = ((name, Subnet.from_dict(plan["subnet"]), place) for name, place, plan in found)
+        front = cls(_one_by_one(loaded, device), run_id=str(results.get("run_id", "")))
         front._members = {name: front[name] for name in member_folders(folder, results)}
         return front
 
@@ -116,18 +132,35 @@ class ServedFront:
         raise UnknownNameError(f"The front has no member {name!r}: {nearest(name, self._members)}")
 
     def activate(self, name: str) -> ServedMember:
-        """Let calls of the front go to one member from now on.
+        """Let passes of the front be those of one member from now on.
 
         Raises:
             UnknownNameError: There is no such member.
         """
-        self.active = self[name]
-        return self.active
+        member = self[name]
+        if member is not self.active:
+            self._switches[member.key]()
+            self.active = member
+        return member
 
     def __call__(self, **inputs: Any) -> Any:
         """One pass of the active member, without gradients."""
         with torch.inference_mode():
-            return self.active.model(**inputs)
+            return self.model(**inputs)
+
+    def module(self, name: str) -> Any:
+        """A member as a module of its own, on the shared weights; further calls give further ones.
+
+        Raises:
+            UnknownNameError: There is no such member.
+        """
+        member, before = self[name], self.active
+        self.activate(self.largest.name)
+        twin = copy.deepcopy(self.model, {id(t): t for t in [*self.model.parameters(), *self.model.buffers()]})
+        self.activate(before.name)
+        (switch,) = bind(twin, [member.plan])
+        switch()
+        return twin
 
     @property
     def weight_bytes(self) -> int:
@@ -142,7 +175,23 @@ class ServedFront:
     @property
     def labels(self) -> dict[int, str]:
         """Class number -> name."""
-        return {int(i): str(name) for i, name in self.largest.model.config.id2label.items()}
+        return {int(i): str(name) for i, name in self.model.config.id2label.items()}
+
+
+def _one_by_one(
+    members: Iterable[tuple[str, Subnet, Path]], device: str | torch.device
+) -> Iterator[tuple[str, Subnet, Any]]:
+    """Load members so that no more than two sets of weights are in memory at any time."""
+    for name, subnet, folder in members:
+        yield name, subnet, load(folder, device=device)
+        # Modules refer to one another in circles: what was replaced would stay in memory for a while.
+        gc.collect()
+
+
+def _record_outputs(model: Any) -> None:
+    """Let `transformers` put the hooks by which it records hidden states on all layers, while all are there."""
+    with torch.inference_mode():
+        model(input_ids=torch.ones(1, 2, dtype=torch.long, device=model.device), output_hidden_states=True)
 
 
 def _stored_bytes(folder: Path, plan: dict[str, Any]) -> int:

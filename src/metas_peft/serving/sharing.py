@@ -17,8 +17,6 @@ from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.parts import map_axes
 from metas_peft.core.records import Subnet
 
-PLAIN = (int, float, str, tuple, type(None))
-
 
 class SegmentedMap(nn.Module):
     """A fused linear map (q, k and v, say) of which only the first outputs of each segment are used.
@@ -61,7 +59,7 @@ def share(member: Any, subnet: Subnet, base: Any, base_subnet: Subnet) -> dict[s
     Returns:
         Name -> bytes of the tensors that remain the member's own.
     """
-    modules = _Counterparts(member, subnet, base, base_subnet)
+    modules = Counterparts(subnet, base, base_subnet)
     own: dict[str, int] = {}
     for path, module in list(member.named_modules()):
         twin = modules.of(path)
@@ -73,7 +71,6 @@ def share(member: Any, subnet: Subnet, base: Any, base_subnet: Subnet) -> dict[s
                 own[f"{path}.{name}".lstrip(".")] = tensor.numel() * tensor.element_size()
             else:
                 setattr(module, name, view)
-    _share_modules(member, modules)
     return own
 
 
@@ -88,12 +85,21 @@ def places(subnet: Subnet) -> dict[int, int]:
     return {layer: place for place, layer in enumerate(i for i, plan in enumerate(subnet.layers) if plan.is_kept)}
 
 
-class _Counterparts:
-    """Where in the largest model each module of a smaller one is found."""
+class Counterparts:
+    """Where in the largest model each module of a smaller one is found.
 
-    def __init__(self, member: Any, subnet: Subnet, base: Any, base_subnet: Subnet) -> None:
+    Args:
+        subnet: What the smaller model keeps.
+        base: The largest model.
+        base_subnet: What that keeps.
+
+    Attributes:
+        stack: Path of the list of layers.
+    """
+
+    def __init__(self, subnet: Subnet, base: Any, base_subnet: Subnet) -> None:
         layout = Layout(base)
-        self._stack = f"{layout.stack_path}."
+        self.stack = layout.stack_path
         self._modules: Mapping[str, nn.Module] = dict(base.named_modules())
         there = places(base_subnet)
         self._layers = {str(place): there.get(layer) for layer, place in places(subnet).items()}
@@ -102,16 +108,20 @@ class _Counterparts:
             part.path: part.segments for t in tables for part in t.parts if part.segments > 1 and not part.tensors
         }
 
+    def path(self, path: str) -> str:
+        """Path in the largest model of what is at a path of the smaller one; leads nowhere where it has none."""
+        if not path.startswith(f"{self.stack}."):
+            return path
+        place, dot, rest = path.removeprefix(f"{self.stack}.").partition(".")
+        return f"{self.stack}.{self._layers[place]}{dot}{rest}"
+
     def of(self, path: str) -> nn.Module | None:
         """The largest model's module, or None where it has none."""
-        if path.startswith(self._stack):
-            place, dot, rest = path.removeprefix(self._stack).partition(".")
-            path = f"{self._stack}{self._layers[place]}{dot}{rest}"
-        return self._modules.get(path)
+        return self._modules.get(self.path(path))
 
     def segments(self, path: str) -> int:
         """Segments of a fused map; 1 for all other modules."""
-        return self._segments.get(path.removeprefix(self._stack).partition(".")[2], 1)
+        return self._segments.get(path.removeprefix(f"{self.stack}.").partition(".")[2], 1)
 
 
 def _tensor(module: nn.Module, name: str) -> torch.Tensor | None:
@@ -151,22 +161,3 @@ def _as_segments(member: Any, path: str, module: nn.Module, twin: nn.Module, seg
         tensors += [view if name == "bias" or axis == 1 else view.t() for view in found if view is not None]
     put(member, path, SegmentedMap(weights, biases or None))
     return True
-
-
-def _share_modules(member: Any, modules: _Counterparts) -> None:
-    """Use the largest model's own modules where a smaller one's are no different; small models are mostly objects."""
-    for path, module in reversed(list(member.named_modules())):  # what is inside a module comes before it
-        twin = modules.of(path)
-        if path and twin is not None and twin is not module and _is_same(module, twin):
-            put(member, path, twin)
-
-
-def _is_same(a: nn.Module, b: nn.Module) -> bool:
-    if type(a) is not type(b):
-        return False
-    for kind in ("_parameters", "_buffers", "_modules"):
-        mine, theirs = getattr(a, kind), getattr(b, kind)
-        if list(mine) != list(theirs) or any(mine[name] is not theirs[name] for name in mine):
-            return False
-    plain = {name: value for name, value in vars(a).items() if isinstance(value, PLAIN)}
-    return all(vars(b).get(name) == value for name, value in plain.items())
