@@ -27,6 +27,7 @@ CASES = [
     ("bert", "drop-top", "nested"),
     ("bert", "uniform-width", "nested"),
     ("bert", "drop-alternate", "nested"),
+    ("bert", "MetaS-PEFT-apart", "nested"),
     ("bert", "MetaS-PEFT-as-described", "nested"),
     ("bert", "EChorda-as-described", "nested"),
     ("llama", "DiGASE-as-described", "nested"),
@@ -53,7 +54,7 @@ def logits(model):
 
 def test_every_registered_method_is_among_the_cases():
     assert {method for _, method, _ in CASES} == set(METHODS)
-    assert len(METHODS) == 13
+    assert len(METHODS) == 14
 
 
 def test_members_are_valid_and_ordered(case):

@@ -11,8 +11,7 @@ from typing import Any
 
 from metas_peft.core.registry import Registry
 
-
-AS_DESCRIBED, SUFFIX = "as described", "-as-described"
+AS_DESCRIBED = "as described"
 
 
 class CostTerm(StrEnum):
@@ -47,6 +46,7 @@ class Method:
         changes: For an ablation: what is set, by dotted path, to take one part out.
         base: For an ablation: the method that is run with these changes.
         setting: `equal treatment` with ours, or `as described` by the method's source.
+        kin: Another method, of which this is a variant of its own.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Method:
     changes: Mapping[str, Any] = field(default_factory=dict)
     base: str | None = None
     setting: str = "equal treatment"
+    kin: str | None = None
 
     @property
     def runs_as(self) -> str:
@@ -66,9 +67,9 @@ class Method:
         return self.base or self.name
 
     @property
-    def in_equal_treatment(self) -> str:
-        """Name of the same method in equal treatment with ours."""
-        return self.name.removesuffix(SUFFIX)
+    def settings_of(self) -> str:
+        """Name of the method whose settings it shares in a study."""
+        return self.base or self.kin or self.name
 
 
 METHODS: Registry[Method] = Registry("method")
@@ -117,11 +118,14 @@ _add(Method("uniform-width", "uniform width", Shape.FIXED), "uniform")
 
 def _as_described(name: str) -> None:
     row = METHODS[name]
-    _add(dataclasses.replace(row, name=f"{name}{SUFFIX}", setting=AS_DESCRIBED))
+    _add(dataclasses.replace(row, name=f"{name}-as-described", setting=AS_DESCRIBED, kin=name))
 
 
 for _name in (OURS, "EChorda", "DiGASE", "drop-top", "drop-alternate"):
     _as_described(_name)
+
+
+_add(Method(f"{OURS}-apart", f"{OURS}, each member trained alone", Shape.GATED, _ALL, CostTerm.SURROGATE, 5, kin=OURS))
 
 
 def _ablation(part: str, label: str, changes: Mapping[str, Any]) -> None:

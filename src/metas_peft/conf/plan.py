@@ -17,7 +17,7 @@ from typing import Any
 from metas_peft.conf import values, yaml12
 from metas_peft.conf.compose import load
 from metas_peft.conf.keys import keys_of
-from metas_peft.conf.methods import METHODS, OURS, Shape
+from metas_peft.conf.methods import METHODS, Shape
 from metas_peft.conf.runfile import RunFile
 from metas_peft.conf.schema import RunConfig
 from metas_peft.core.errors import OutputError, RunFileError, UnknownKeyError, UnknownNameError, nearest
@@ -146,7 +146,7 @@ def _study() -> Mapping[str, Any]:
 def _of_method(study: Mapping[str, Any], name: str) -> dict[str, Any]:
     method = METHODS[name]
     gated = study["gated"] if method.shape is Shape.GATED else {}
-    own = study["methods"][OURS if method.base else method.in_equal_treatment]
+    own = study["methods"][method.settings_of]
     return values.normalise(merged(merged(study["common"], gated), own))
 
 

@@ -7,13 +7,11 @@ fine-tuned the same way. The dense start is shared with all other methods, which
 
 from typing import ClassVar
 
-from metas_peft.core.records import Subnet
 from metas_peft.tuning.context import TuningContext
 from metas_peft.tuning.methods.base import METHODS, TunedFront
-from metas_peft.tuning.methods.fixed import DropAlternate, DropTop, cost_of_joint_stage, train_apart
+from metas_peft.tuning.methods.fixed import DropAlternate, DropTop, at_points, cost_of_joint_stage, train_apart
 from metas_peft.tuning.methods.gates import train_gates
 from metas_peft.tuning.methods.priced import DiGase, EChorda, MetasPeft, PricedMethod
-from metas_peft.tuning.path import largest_within
 
 
 class GatesAsDescribed(PricedMethod):
@@ -29,11 +27,7 @@ class GatesAsDescribed(PricedMethod):
         """Train the gates, cut, fine-tune each model."""
         with context.on_labels_alone():
             gates = train_gates(context, self.price(context), self.granularities)
-            members: dict[str, Subnet] = {}
-            for point in context.operating_points:
-                subnet = largest_within(gates.path, point, context.shape, context.workload)
-                if subnet not in members.values():
-                    members[f"{100 * point:.3g} %"] = subnet
+            members = at_points(context, gates.path)
             front = train_apart(context, members, cost_of_joint_stage(context), context.checkpoint())
         return TunedFront(front.members, gates.tensors, gates.path, gates.notes + front.notes)
 

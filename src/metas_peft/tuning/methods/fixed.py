@@ -12,7 +12,7 @@ from metas_peft.backbones import nested
 from metas_peft.core.records import BackboneShape, Subnet
 from metas_peft.tuning.context import Checkpoint, TuningContext
 from metas_peft.tuning.methods.base import METHODS, Method, TunedFront
-from metas_peft.tuning.path import SCHEDULE_POWER, TOLERANCE, JointObjective
+from metas_peft.tuning.path import SCHEDULE_POWER, TOLERANCE, JointObjective, largest_within
 from metas_peft.tuning.pricing import flops_fraction
 
 
@@ -91,6 +91,16 @@ def train_apart(
             context.fit(objective, steps, name, offset=10 + number)
         cut.append(context.cut(name, subnet))
     return TunedFront(cut, notes=[f"Each of the {len(cut)} models was trained for {steps} steps."])
+
+
+def at_points(context: TuningContext, path: list[Subnet]) -> dict[str, Subnet]:
+    """The largest subnet of a path within each operating point, by name."""
+    members: dict[str, Subnet] = {}
+    for point in context.operating_points:
+        subnet = largest_within(path, point, context.shape, context.workload)
+        if subnet not in members.values():
+            members[f"{100 * point:.3g} %"] = subnet
+    return members
 
 
 class DropTop(FixedRule):

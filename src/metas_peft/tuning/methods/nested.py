@@ -26,6 +26,20 @@ def nested_front(context: TuningContext, price: Price) -> TunedFront:
         context: Shared start.
         price: What decides the order of removal.
     """
+    path, scores = shrink(context, price)
+    return replace(joint_front(context, path), gates=scores)
+
+
+def shrink(context: TuningContext, price: Price) -> tuple[list[Subnet], dict[str, torch.Tensor]]:
+    """Train while the model loses unit after unit.
+
+    Args:
+        context: Shared start.
+        price: What decides the order of removal.
+
+    Returns:
+        Nested subnets, largest first, and the importances that the removals went by.
+    """
     context.reset()
     shape, end = context.shape, min(context.operating_points)
     if context.limits is not None:
@@ -37,7 +51,7 @@ def nested_front(context: TuningContext, price: Price) -> TunedFront:
         context.fit(shrinking, context.schedule.path, "path", offset=1, final_rate=PATH_FINAL_RATE)
         view.set_gates([None] * shape.n_layers, [None] * shape.n_layers)
     scores = {f"importance.{name}": torch.from_numpy(values) for name, values in shrinking.importances.items()}
-    return replace(joint_front(context, shrinking.path), gates=scores)
+    return shrinking.path, scores
 
 
 def joint_front(context: TuningContext, path: list[Subnet]) -> TunedFront:
