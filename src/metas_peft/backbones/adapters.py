@@ -10,6 +10,7 @@ from metas_peft.backbones.family import get, put
 from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.lora_config import Adapted, lora_config
 from metas_peft.backbones.parts import ADAPTER, base_of, is_adapted, lora_maps, map_axes, rows_of, sizes_of
+from metas_peft.backbones.quantised import blueprint
 from metas_peft.core.errors import UnsupportedBackboneError
 from metas_peft.core.records import AdapterSite, BackboneShape
 from metas_peft.costs.paper import site_ends
@@ -115,7 +116,8 @@ def adapter_sites(model: Any) -> tuple[AdapterSite, ...]:
                 f"Layer {i} has adapters of other ranks ({ranks}) than layer 0 ({found[0]}). Gates need the same "
                 "targets and ranks in every layer: leave out layers_to_transform and the patterns for single layers."
             )
-    return tuple(adapter_site(layout, name, rank) for name, rank in found[0].items())
+    sizes = Layout(blueprint(model))
+    return tuple(adapter_site(sizes, name, rank) for name, rank in found[0].items())
 
 
 def plain_ends(layout: Layout) -> dict[str, tuple[int, int]]:

@@ -16,6 +16,7 @@ from metas_peft.backbones.cutting import check_fit, cut
 from metas_peft.backbones.family import put
 from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.parts import base_of
+from metas_peft.backbones.quantised import dequantise
 from metas_peft.core.records import FFN_SITES, BackboneShape, Subnet
 
 __all__ = ["compact", "cut"]
@@ -32,7 +33,8 @@ def compact(model: Any, shape: BackboneShape, subnet: Subnet, *, merge: bool = T
             kept ranks, and a projection without a rank left is a plain map.
 
     Returns:
-        A new model in evaluation mode whose logits equal those of the masked model.
+        A new model in evaluation mode whose logits equal those of the masked model; in floating-point numbers, if the
+        model is quantised.
 
     Raises:
         SubnetError: The subnet does not fit the model.
@@ -40,6 +42,7 @@ def compact(model: Any, shape: BackboneShape, subnet: Subnet, *, merge: bool = T
     check_fit(shape, subnet)
     smaller = copy.deepcopy(model)
     plain_heads(smaller)
+    dequantise(smaller)  # what is cut and merged is cut and merged as floating-point numbers
     vars(smaller).pop("peft_config", None)  # PEFT's mark on a model that it has been at
     _settle_adapters(smaller, shape, subnet, merge)
     cut(smaller, shape, subnet)

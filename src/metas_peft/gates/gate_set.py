@@ -9,6 +9,7 @@ from peft import PeftModel
 from torch import nn
 
 from metas_peft.backbones.adapters import adapter_sites
+from metas_peft.backbones.quantised import blueprint
 from metas_peft.backbones.shape import shape_of
 from metas_peft.core.errors import UnknownNameError, nearest
 from metas_peft.core.records import BackboneShape
@@ -111,7 +112,7 @@ class GateSet(nn.Module):
             UnsupportedBackboneError: The model's parts cannot be located, or its adapters differ between layers.
         """
         network = model.get_base_model() if isinstance(model, PeftModel) else model
-        return cls(shape_of(network, adapter_sites(network)), granularities, **settings)
+        return cls(shape_of(blueprint(network), adapter_sites(network)), granularities, **settings)
 
     def sample(self) -> GateValues:
         """Fresh samples, differentiable in the log-odds."""

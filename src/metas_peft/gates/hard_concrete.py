@@ -56,3 +56,13 @@ def expected_gate(log_alpha: torch.Tensor, temperature: float, points: int = 64)
     noise = torch.log(u) - torch.log1p(-u)
     s = torch.sigmoid((noise + log_alpha[..., None]) / temperature)
     return (s * (ZETA - GAMMA) + GAMMA).clamp(0.0, 1.0).mean(-1)
+
+
+def log_alpha_for_expectation(expectation: float, temperature: float) -> float:
+    """Log-odds at which E[z] has a given value in (0, 1); inverse of `expected_gate`, by bisection."""
+    low, high = -40.0 - 10 * temperature, 40.0 + 10 * temperature
+    for _ in range(60):
+        middle = (low + high) / 2
+        is_below = float(expected_gate(torch.tensor(middle, dtype=torch.float64), temperature)) < expectation
+        low, high = (middle, high) if is_below else (low, middle)
+    return (low + high) / 2
