@@ -1,7 +1,7 @@
 """What a deployment found, as the plain data of `deployment.json`."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,11 @@ from metas_peft.core.records import METRIC_NAMES, METRICS, ProfileRecord
 from metas_peft.deploy.budgets import in_words
 from metas_peft.deploy.candidates import Candidate, FinishedRun
 from metas_peft.deploy.choosing import Choice, Shortfall
-from metas_peft.deploy.costing import Costing
+from metas_peft.deploy.deciding import Decision
 from metas_peft.deploy.sources import Format, Source
 
 SCHEMA_VERSION = 1
 SHEET = "verify.csv"
-
-Ends = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -44,29 +42,22 @@ class Request:
 
 @dataclass(frozen=True)
 class Findings:
-    """Five measurements and what was fitted to them.
+    """What a deployment tells.
 
     Attributes:
         request: What is wanted.
         source: Who measured.
-        points: The five configurations.
-        measured: Their records.
-        costing: What was fitted to them.
+        decision: What was decided, and what it rests on.
     """
 
     request: Request
     source: Source
-    points: Sequence[Candidate]
-    measured: Sequence[ProfileRecord]
-    costing: Costing
+    decision: Decision
 
-    def common(self, ends: Ends) -> dict[str, Any]:
-        """What is told whether or not anything fits.
-
-        Args:
-            ends: Predictions of all candidates, and the ends of their intervals, each (N, 3).
-        """
-        run, limits, first = self.request.run, self.request.budgets, self.measured[0]
+    def common(self) -> dict[str, Any]:
+        """What is told whether or not anything fits."""
+        run, limits, decision = self.request.run, self.request.budgets, self.decision
+        first = decision.measured[0]
         rows = [row for row in self.source.ledger.rows() if row["device"] == self.source.device]
         return {
             "schema_version": SCHEMA_VERSION,
@@ -83,19 +74,22 @@ class Findings:
             "meter": first.meter,
             "workload": dataclasses.asdict(run.workload),
             "budgets": dict(limits),
-            "surrogate": self.costing.surrogate.kind,
+            "surrogate": decision.costing.surrogate.kind,
             "measurements": {
                 purpose: sum(r["count"] for r in rows if r["purpose"] == purpose)
                 for purpose in ("training", "calibration", "evaluation")
             },
             "points": self._points(),
-            "candidates": [self._candidate(c, middle, top) for c, middle, top in
-                           zip(run.candidates, ends[0], ends[2], strict=True)],
+            "candidates": [
+                self._candidate(c, middle, top)
+                for c, middle, top in zip(run.candidates, decision.middle, decision.high, strict=True)
+            ],
             "notes": [*run.notes, *_at_odds(limits)],
         }  # fmt: skip
 
     def _points(self) -> list[dict[str, Any]]:
-        predicted, _, _ = self.costing.predict(self.request.run, [c.subnet for c in self.points])
+        points, costing = self.decision.points, self.decision.costing
+        predicted, _, _ = costing.predict(self.request.run, [c.subnet for c in points])
         return [
             {
                 "key": c.subnet.key,
@@ -106,7 +100,7 @@ class Findings:
                 "origin": _origins(record),
                 "error_pct": _errors(self._told(row), record),
             }
-            for c, row, record in zip(self.points, predicted, self.measured, strict=True)
+            for c, row, record in zip(points, predicted, self.decision.measured, strict=True)
         ]
 
     def _candidate(self, candidate: Candidate, middle: np.ndarray, top: np.ndarray) -> dict[str, Any]:
@@ -123,18 +117,16 @@ class Findings:
         failure = shortfall.sentence(self.request.budgets)
         return {"chosen": None, "shortfall": dataclasses.asdict(shortfall), "failure": failure}
 
-    def chosen(
-        self, choice: Choice, ends: Ends, facts: Mapping[str, Any], record: ProfileRecord | None
-    ) -> dict[str, Any]:
+    def chosen(self, choice: Choice, facts: Mapping[str, Any], record: ProfileRecord | None) -> dict[str, Any]:
         """What was chosen.
 
         Args:
             choice: The candidate.
-            ends: Predictions of all candidates, and the ends of their intervals, each (N, 3).
             facts: Of what was exported.
             record: Measured after the choice; None where somebody else must do it first.
         """
-        middle, low, high = (rows[choice.index] for rows in ends)
+        decision, at = self.decision, choice.index
+        middle, low, high = decision.middle[at], decision.low[at], decision.high[at]
         predicted, budgets = self._told(middle), self.request.budgets
         over = {m: None if record is None else _over(getattr(record.cost, m), v) for m, v in budgets.items()}
         chosen = {
@@ -142,7 +134,8 @@ class Findings:
             "inside_by": choice.by,
             "predicted": predicted,
             "interval_80": {
-                m: [float(low[i]), float(high[i])] if m in self.costing.known else None for i, m in enumerate(METRICS)
+                m: [float(low[i]), float(high[i])] if m in self.decision.costing.known else None
+                for i, m in enumerate(METRICS)
             },
             "measured": None if record is None else record.cost.as_dict(),
             "origin": None if record is None else _origins(record),
@@ -179,7 +172,7 @@ class Findings:
 
     def _told(self, row: np.ndarray) -> dict[str, float | None]:
         """Predicted costs by metric; None where nothing was measured to rest on."""
-        return {m: float(row[i]) if m in self.costing.known else None for i, m in enumerate(METRICS)}
+        return {m: float(row[i]) if m in self.decision.costing.known else None for i, m in enumerate(METRICS)}
 
 
 def _at_odds(limits: Mapping[str, float]) -> list[str]:

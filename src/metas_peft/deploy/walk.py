@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metas_peft.core.errors import CalibrationError, OutputError
+from metas_peft.core.errors import OutputError
 from metas_peft.core.files import write_json
 from metas_peft.core.store import RecordStore
 from metas_peft.deploy.candidates import FinishedRun, points_to_measure
-from metas_peft.deploy.choosing import Shortfall, choose
-from metas_peft.deploy.costing import fit_costing
+from metas_peft.deploy.choosing import Shortfall
+from metas_peft.deploy.deciding import decide
 from metas_peft.deploy.exporting import export
 from metas_peft.deploy.sources import Format, Source
 from metas_peft.deploy.telling import SHEET, Findings, Request
@@ -60,21 +60,11 @@ def deploy(request: Request, source: Source) -> Deployment:
         MetasPeftError: The device failed, records do not fit, or nothing can be written. A choice that does not hold
             its budgets is no error here but a result with a `failure`.
     """
-    run, budgets = request.run, request.budgets
+    run = request.run
     check_out(request.out)
-    points = points_to_measure(run, request.seed)
-    measured = source.calibrate(points)
-    costing = fit_costing(measured, source.spec)
-    unknown = [m for m in budgets if m not in costing.known]
-    if unknown:
-        raise CalibrationError(
-            f"There is a budget for {' and '.join(unknown)}, but the {len(points)} measurements of {source.device} do "
-            "not have it. Measure it, or leave the budget out."
-        )
-    findings = Findings(request, source, points, measured, costing)
-    ends = costing.predict(run, [c.subnet for c in run.candidates])
-    quality, size = [c.quality for c in run.candidates], [c.flops_fraction for c in run.candidates]
-    choice = choose(quality, size, ends[0], ends[2], budgets)
+    decision = decide(run, request.budgets, source, request.seed)
+    findings = Findings(request, source, decision)
+    measured, choice = decision.measured, decision.choice
     with _written(request.out):
         records = list(measured)
         if isinstance(choice, Shortfall):
@@ -91,8 +81,8 @@ def deploy(request: Request, source: Source) -> Deployment:
                 )  # fmt: skip
             else:
                 records.append(record)
-            outcome = findings.chosen(choice, ends, facts, record)
-        result = findings.common(ends) | outcome
+            outcome = findings.chosen(choice, facts, record)
+        result = findings.common() | outcome
         RecordStore(request.out / RECORDS).append(records)
         write_deployment(result, request.out / REPORT)
         write_json(request.out / RESULT, result)
