@@ -12,7 +12,11 @@ __version__ = "0.1.0"
 _WHERE: dict[str, tuple[str, str]] = {
     "AdaptiveModel": ("metas_peft.serving", "AdaptiveModel"),
     "Front": ("metas_peft.experiment.api", "Front"),
+    "GateCallback": ("metas_peft.tuning.gating", "GateCallback"),
+    "GateSet": ("metas_peft.gates", "GateSet"),
     "ServedFront": ("metas_peft.serving", "ServedFront"),
+    "attach": ("metas_peft.gates", "attach"),
+    "expected_subnet": ("metas_peft.gates", "expected_subnet"),
     "load": ("metas_peft.backbones.store", "load"),
     "tune": ("metas_peft.experiment.api", "tune"),
 }

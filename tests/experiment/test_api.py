@@ -165,7 +165,8 @@ def test_front_shows_its_members(tuned):
 
 
 def test_public_names_are_all_there_is():
-    assert set(dir(metas_peft)) == {"Front", "load", "tune", "__version__"}
+    served, gated = {"AdaptiveModel", "ServedFront"}, {"GateCallback", "GateSet", "attach", "expected_subnet"}
+    assert set(dir(metas_peft)) == {"Front", "load", "tune", "__version__", *served, *gated}
 
 
 def test_folder_without_a_run_is_no_front(tmp_path):
