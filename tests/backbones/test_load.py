@@ -7,7 +7,7 @@ import torch
 
 from metas_peft.backbones import load, shape_of
 from metas_peft.backbones.load import load_backbone, with_padding, without_dropout
-from metas_peft.core.errors import BackboneUnavailableError, UnknownNameError
+from metas_peft.core.errors import BackboneUnavailableError, UnknownNameError, UnsupportedBackboneError
 from metas_peft.costs import MINILM
 from metas_peft.tasks import TextExamples
 from metas_peft.testing.tiny import save_tiny_backbone, tiny_model
@@ -136,3 +136,51 @@ def test_missing_weights_are_explained_in_one_paragraph(name, words):
 def test_typo_in_a_backbone_names_the_nearest():
     with pytest.raises(UnknownNameError, match="'minilmm'.*did you mean 'minilm'"):
         load_backbone("minilmm", n_labels=2)
+
+
+# ---- language models
+
+
+def test_language_model_is_loaded_with_the_head_it_has(tmp_path):
+    stored = save_tiny_backbone(tmp_path / "llama", TEXTS, "llama", language_model=True)
+    loaded = load_backbone(str(stored), n_labels=None)
+    assert type(loaded.model).__name__ == "LlamaForCausalLM"
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
+    expected = tiny_model("llama", language_model=True, vocab_size=loaded.model.config.vocab_size, pad_token_id=0)
+    assert torch.equal(loaded.model.lm_head.weight, expected.lm_head.weight)
+
+
+def test_tied_head_counts_as_trained(tmp_path):
+    stored = save_tiny_backbone(tmp_path / "qwen3", TEXTS, "qwen3", language_model=True, tie_word_embeddings=True)
+    model = load_backbone(str(stored), n_labels=None).model
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_head_that_was_not_stored_is_not_made_up(tmp_path):
+    stored = save_tiny_backbone(tmp_path / "llama", TEXTS, "llama")
+    with pytest.raises(BackboneUnavailableError, match=r"no trained weights for lm_head.weight: it was not stored as"):
+        load_backbone(str(stored), n_labels=None)
+
+
+def test_encoder_is_no_language_model(folder):
+    with pytest.raises(UnsupportedBackboneError, match="is an encoder: it cannot write answers"):
+        load_backbone(str(folder), n_labels=None)
+
+
+def test_tiny_decoder_has_no_trained_weights():
+    with pytest.raises(BackboneUnavailableError, match=r"Nobody has trained tiny-decoder.*model.weights=random"):
+        load_backbone("tiny-decoder", n_labels=None)
+
+
+def test_tiny_decoder_reads_and_writes_bytes():
+    loaded = load_backbone("tiny-decoder", n_labels=None, weights="random", seed=3)
+    again = load_backbone("tiny-decoder", n_labels=None, weights="random", seed=3)
+    text = "Grüße,\n 7 × 3 = 21\t✓"
+    ids = loaded.tokenizer(text)["input_ids"]
+    assert len(ids) == len(text.encode()) + 1
+    assert loaded.tokenizer.decode(ids, skip_special_tokens=True) == text
+    config = loaded.model.config
+    assert len(loaded.tokenizer) == config.vocab_size == 259
+    assert (config.bos_token_id, config.eos_token_id) == (loaded.tokenizer.bos_token_id, loaded.tokenizer.eos_token_id)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.model.parameters(), again.model.parameters(), strict=True))
+    assert loaded.source == "random initialisation"
