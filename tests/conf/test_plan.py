@@ -49,7 +49,7 @@ def test_plan_keeps_the_order_of_the_sources_files(tmp_path):
 
 def test_every_method_has_a_run_file_that_loads():
     cells = plan(SOURCE | {"methods": list(METHODS)})
-    assert len(cells) == len(METHODS) == 21
+    assert len(cells) == len(METHODS) == 22
     assert {c.method for c in cells} == set(METHODS)
 
 

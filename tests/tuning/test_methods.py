@@ -24,6 +24,8 @@ CASES = [
     ("bert", "DiGASE", "gates"),
     ("bert", "static-lora", "nested"),
     ("bert", "baseline", "nested"),
+    ("bert", "AdaLoRA", "nested"),
+    ("llama", "AdaLoRA", "nested"),
     ("bert", "drop-top", "nested"),
     ("bert", "uniform-width", "nested"),
     ("bert", "drop-alternate", "nested"),
@@ -54,13 +56,13 @@ def logits(model):
 
 def test_every_registered_method_is_among_the_cases():
     assert {method for _, method, _ in CASES} == set(METHODS)
-    assert len(METHODS) == 14
+    assert len(METHODS) == 15
 
 
 def test_members_are_valid_and_ordered(case):
     _, method, tuned = case
     members, context = tuned.front.members, tuned.context
-    counts = {"static-lora": 1, "baseline": 1, "drop-top": 2, "drop-alternate": 2, "DiGASE": 2}
+    counts = {"static-lora": 1, "AdaLoRA": 1, "baseline": 1, "drop-top": 2, "drop-alternate": 2, "DiGASE": 2}
     wanted = 3 if method == "DiGASE" else counts.get(method.removesuffix("-as-described"), 3)
     assert len(members) == wanted
     sizes = [flops_fraction(m.subnet, context.shape, TINY_WORKLOAD) for m in members]
@@ -255,6 +257,17 @@ def test_our_stages_cost_what_their_passes_do():
     context = tiny_context("bert", path_steps=200, joint_steps=300, operating_points=(0.8, 0.5, 0.26))
     # By hand: 200 steps at a mean of 0.26 + 0.74 / 2.5, 300 steps of two passes at 0.8 + 0.26 together.
     assert cost_of_ours(context) == pytest.approx(200 * (0.26 + 0.74 / 2.5) + 300 * 1.06)
+
+
+def test_adalora_leaves_as_many_ranks_as_static_lora_has(tuned):
+    """PEFT's allocation ends at its target, whichever modules the ranks are in."""
+    run = tuned("bert", "AdaLoRA", "nested", 0)
+    shape = run.context.shape
+    total = shape.n_layers * len(shape.sites) * shape.sites[0].rank
+    assert run.front.notes == [f"{total} ranks of {total} are left."]
+    assert not torch.equal(
+        logits(run.front.members[0].model), logits(tuned("bert", "static-lora", "nested", 0).front.members[0].model)
+    )
 
 
 @pytest.mark.parametrize("train", [train_together, train_apart])

@@ -111,6 +111,7 @@ _add(
     "full-finetuning",
     "full",
 )
+_add(Method("AdaLoRA", "AdaLoRA", Shape.DENSE), "ada-lora")
 _add(Method("drop-top", "top layers dropped", Shape.FIXED))
 _add(Method("drop-alternate", "alternate layers dropped", Shape.FIXED))
 _add(Method("uniform-width", "uniform width", Shape.FIXED), "uniform")
