@@ -35,6 +35,16 @@ def test_policy_is_one_member_where_features_tell_nothing() -> None:
     assert set(policy.choose(entropy, position).tolist()) == {0}
 
 
+def test_marks_between_wrong_and_right_count_in_proportion() -> None:
+    entropy, position, _ = routable(4)
+    marks = np.clip(np.array([np.full(1500, 0.9), 0.9 - 0.2 * (entropy - 7)]), 0, 1)
+    policy = fit_policy(entropy, position, marks, Stakes(COSTS, np.ones(3), 0.9))
+    expected = policy.expected(np.array([6.0, 7.0, 8.0]), np.full(3, 0.5))
+    assert expected[:, 0] == pytest.approx(np.full(3, 0.9), abs=0.02)
+    assert expected[0, 1] > 0.93
+    assert expected[2, 1] == pytest.approx(0.7, abs=0.06)
+
+
 def test_policy_without_any_volume_takes_the_best_member() -> None:
     entropy, position, right = routable(2, 200)
     policy = fit_policy(entropy, position, right * 0, Stakes(COSTS, np.ones(3), 0.95))

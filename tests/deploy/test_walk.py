@@ -119,9 +119,7 @@ def test_deployments_are_the_same_twice(run, simulated, tmp_path):
 
 
 def test_this_computer_measures_what_it_ships(run, tmp_path):
-    device = open_device(
-        "local", threads=1, power="modelled", rules=TimingRules(seconds_per_subject=0.2, trial_s=0.002)
-    )
+    device = open_device("local", threads=1, power="modelled", rules=TimingRules(seconds_per_subject=0.4, trial_s=0.01))
     source = OpenDevice(device, run.shape, run.workload, Runs("hf", tmp_path, 1))
     done = deploy(Request(run, {"latency_ms": 1e4}, tmp_path / "out"), source)
     assert done.failure == ""
