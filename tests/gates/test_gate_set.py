@@ -1,5 +1,7 @@
 """The gates of a backbone: what they expect to keep, and whether a price reaches each of them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,10 @@ import torch
 from metas_peft.backbones import shape_of
 from metas_peft.core.errors import UnknownNameError
 from metas_peft.core.records import Cost, Workload
-from metas_peft.costs import Counts, paper_cost
-from metas_peft.gates import GRANULARITIES, GateSet, counts_of, gate_values
+from metas_peft.costs import Counts, paper_cost, random_prefixes
+from metas_peft.devices import Purpose, Specimen, open_device
+from metas_peft.gates import GRANULARITIES, GateSet, counts_of, expected_subnet, gate_values, hard_concrete
+from metas_peft.surrogate import shipped
 from metas_peft.testing.tiny import random_subnet, tiny_adapted, tiny_model
 from metas_peft.testing.tuning import tiny_cost_model
 from metas_peft.tuning.pricing import Price
@@ -107,6 +111,32 @@ def test_price_of_gates_has_the_gradient_of_finite_differences(shape):
         assert float(log_alpha.grad[place]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5), name
 
 
+@pytest.mark.parametrize("adapter", ["merged", "separate"])
+def test_price_through_the_surrogate_has_the_gradient_of_finite_differences(shape, adapter):
+    workload, device = Workload(seq_len=16, adapter=adapter), open_device("pixel-8")
+    points = [Specimen(subnet, shape) for subnet in random_prefixes(shape, 5, seed=0)]
+    records = device.measure(points, workload, purpose=Purpose.CALIBRATION)
+    surrogate = shipped().fit("metas", records, device.spec)
+    price = Price.on(surrogate.bind(shape, workload), Cost(1.0, 2.0, 0.5), shape)
+    gates = scattered(shape).double()
+    price(gates.expected_counts()).backward()
+    found, step = 0, 1e-4
+    for name, log_alpha in gates.log_alpha.items():
+        slope = log_alpha.grad
+        for place in {tuple(size // 2 for size in log_alpha.shape), tuple(0 for _ in log_alpha.shape)}:
+            with torch.no_grad():
+                values = []
+                for sign in (1, -1):
+                    log_alpha[place] += sign * step
+                    values.append(float(price(gates.expected_counts())))
+                    log_alpha[place] -= sign * step
+            estimate = (values[0] - values[1]) / (2 * step)
+            expected = 0.0 if slope is None else float(slope[place])
+            assert expected == pytest.approx(estimate, rel=1e-3, abs=1e-9), name
+            found += expected != 0
+    assert found >= (12 if adapter == "separate" else 10)
+
+
 def test_open_gates_cost_what_the_whole_model_costs(shape):
     gates = GateSet(shape, GRANULARITIES, probability_open=1 - 1e-7)
     counted = paper_cost(shape, gates.expected_counts(), Workload(seq_len=16))
@@ -121,10 +151,30 @@ def test_gates_that_are_not_asked_for_stay_open(shape):
     assert list(gates.log_alpha) == ["head"]
 
 
+@torch.no_grad()
 def test_penalty_is_the_sum_of_probabilities(shape):
     gates = scattered(shape, ("layer", "rank"))
     p = gates.probabilities()
     assert float(gates.penalty()) == pytest.approx(float(p.layer.sum() + p.rank.sum()), rel=1e-6)
+
+
+@torch.no_grad()
+def test_places_without_a_rank_are_not_counted():
+    shape = tiny_adapted("bert", rank=4)[1]
+    sites = [dataclasses.replace(s, rank=2 if s.name == "q" else 4) for s in shape.sites]
+    gates = GateSet(dataclasses.replace(shape, sites=tuple(sites)), ("rank",), probability_open=0.5)
+    total = shape.n_layers * (2 + 4 * (len(sites) - 1))
+    assert float(gates.expected_counts().ranks.sum()) == pytest.approx(total / 2, rel=1e-5)
+    assert float(gates.penalty()) == pytest.approx(total / 2, rel=1e-5)
+    kept = [len(r) for plan in expected_subnet(gates).layers for r in plan.ranks]
+    assert sum(kept) == total / 2
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2 / 3, 2.0, 5.0])
+@pytest.mark.parametrize("expectation", [0.1, 0.5, 0.8, 0.95])
+def test_log_alpha_for_expectation_inverts_expected_gate(temperature, expectation):
+    log_alpha = torch.tensor(hard_concrete.log_alpha_for_expectation(expectation, temperature), dtype=torch.float64)
+    assert float(hard_concrete.expected_gate(log_alpha, temperature)) == pytest.approx(expectation, abs=1e-6)
 
 
 def test_samples_follow_the_seed_alone(shape):

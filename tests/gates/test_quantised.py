@@ -58,8 +58,7 @@ def family(request):
 
 def quantised(family, way):
     """A quantised backbone of widths that the kernels take, with adapters as a user would add them."""
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
-    model = way(without_dropout(tiny_model(family, **sizes)))
+    model = way(without_dropout(tiny_model(family, hidden_size=64, intermediate_size=128)))
     adapted = get_peft_model(model, LoraConfig(r=3, target_modules="all-linear", task_type="SEQ_CLS"))
     randomise_lora(adapted, 2)
     assert sum(is_quantised(m) for m in adapted.modules()) >= 3 * 6
