@@ -164,7 +164,7 @@ def speed(folders: Sequence[Path], rng: np.random.Generator) -> list[dict[str, A
         for member, folder in zip(front, folders, strict=True):
             front.activate(member.name)
             separate, twin = load(folder), load(folder)
-            kinds = {"view": runner(front.model), "separate": runner(separate), "again": runner(twin)}
+            kinds = {"view": runner(front), "separate": runner(separate), "again": runner(twin)}
             times = in_turn(kinds, rng)
             rows.append(
                 {

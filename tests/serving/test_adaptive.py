@@ -88,7 +88,7 @@ def test_pinned_model_needs_no_controller(copied):
 
 def test_the_only_member_is_not_chosen_but_taken(run):
     whole = ServedFront.open(run)
-    front = ServedFront([("all", whole.largest.subnet, whole.model)])
+    front = ServedFront([("all", whole.largest.subnet, whole.module("60 %"))])
     answer = AdaptiveModel(front, AdaptiveModel.open(run).tokenizer)("a film")
     assert (answer.member, answer.decision_us) == ("all", None)
 
@@ -200,9 +200,9 @@ def test_stream_with_a_named_member_equals_its_generation():
 def test_stream_ends_with_the_end_token_and_with_the_longest_text():
     model = writer("llama")
     free = [t.token_id for t in model.stream("prompt", max_new_tokens=6)]
-    model.front.model.config.eos_token_id = free[2]
+    model.front.config.eos_token_id = free[2]
     assert [t.token_id for t in model.stream("prompt", max_new_tokens=6)] == free[: free.index(free[2]) + 1]
-    model.front.model.config.eos_token_id = None
+    model.front.config.eos_token_id = None
     assert len(list(model.stream("p" * 60, max_new_tokens=99))) == 4  # it reads 64 tokens
 
 

@@ -203,7 +203,7 @@ def test_members_alone_fill_nothing_and_take_no_memory():
     switching = Switching(front, [front["small"]])
     assert switching.fill_flops(front["small"]) == 0
     assert len(switching.cache().layers) == 2
-    places = {p.untyped_storage().data_ptr() for p in front.model.parameters()}
+    places = {p.untyped_storage().data_ptr() for p in front.module("large").parameters()}
     whole = Switching(front, list(front))
     for view, _ in whole._views.values():
         assert {p.untyped_storage().data_ptr() for p in view.parameters()} <= places

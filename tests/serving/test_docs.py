@@ -32,4 +32,4 @@ def test_example_runs(example, tmp_path, capsys):
     assert len(lines) == 1 + 3 + 1
     assert all(line.split()[0] in ("bad", "good") for line in lines)
     assert {" ".join(line.split()[1:3]) for line in lines[1:4]} == {"60 %", "30 %"}
-    assert names["small"].num_parameters() < names["model"].front.model.num_parameters()
+    assert names["small"].num_parameters() < names["model"].front.module("60 %").num_parameters()

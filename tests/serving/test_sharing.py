@@ -32,7 +32,7 @@ def test_members_of_one_training_take_no_weights_of_their_own(served, family):
     assert [m.weight_bytes for m in front] == sorted((m.weight_bytes for m in front), reverse=True)
     modules = [front.module(member.name) for member in front]
     for module in modules:
-        assert memory_of(nn.ModuleList([front.model, module])) == front.weight_bytes
+        assert memory_of(nn.ModuleList([modules[0], module])) == front.weight_bytes
     assert len({id(module) for module in modules}) == 4
 
 
@@ -40,7 +40,7 @@ def test_members_of_one_training_take_no_weights_of_their_own(served, family):
 def test_fused_maps_become_prefixes_of_each_segment(served, family):
     front, _ = served(family)
     assert any(isinstance(m, SegmentedMap) for m in front.module("m2").modules())
-    assert not any(isinstance(m, SegmentedMap) for m in front.model.modules())
+    assert not any(isinstance(m, SegmentedMap) for m in front.module("m0").modules())
 
 
 def test_segmented_map_equals_one_product():

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from metas_peft.backbones.shape import longest_sequence
 from metas_peft.control.features import next_token_entropy
 from metas_peft.control.runtime import read_information, token_entropy
 from metas_peft.control.tree import Controller
@@ -124,7 +123,7 @@ class AdaptiveModel:
                 )
             self._members = [known[subnet.key] for subnet in controller.members]
             max_length = max_length or controller.max_length
-        self.max_length = max_length or longest_sequence(front.model)
+        self.max_length = max_length or front.longest
         self._switching: dict[tuple[str, ...], Switching] = {}
 
     @classmethod
@@ -207,7 +206,7 @@ class AdaptiveModel:
             UnknownNameError: There is no such member.
             UnsupportedBackboneError: The model generates text instead.
         """
-        if self.front.model.can_generate():
+        if self.front.generates:
             raise UnsupportedBackboneError("This model generates text and gives no classes. Use `stream`.")
         if not texts:
             return []
@@ -226,16 +225,15 @@ class AdaptiveModel:
                 answers |= {i: self._answer(row, decisions[i]) for i, row in zip(chosen, logits, strict=True)}
         return [answers[i] for i in range(len(ids))]
 
-    @torch.inference_mode()
     def _logits(self, member: ServedMember, ids: Sequence[Sequence[int]]) -> torch.Tensor:
         self.front.activate(member.name)
-        device = self.front.model.device
+        device = self.front.device
         pad = PAD if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         width = max(len(tokens) for tokens in ids)
         padded = torch.tensor([[*tokens, *[pad] * (width - len(tokens))] for tokens in ids], device=device)
         lengths = torch.tensor([len(tokens) for tokens in ids], device=device)
         mask = (torch.arange(width, device=device) < lengths[:, None]).long()
-        return self.front.model(input_ids=padded, attention_mask=mask).logits.float().cpu()
+        return self.front(input_ids=padded, attention_mask=mask).logits.float().cpu()
 
     def _answer(self, logits: torch.Tensor, decision: Decision) -> Answer:
         probability, index = logits.softmax(-1).max(-1)
@@ -286,8 +284,8 @@ class AdaptiveModel:
     def _generate(
         self, ids: list[int], switching: Switching, pinned: Decision | None, limit: int, temperature: float, seed: int
     ) -> Iterator[Token]:
-        config = self.front.model.config.get_text_config()
-        device = self.front.model.device
+        config = self.front.config.get_text_config()
+        device = self.front.device
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         generator = torch.Generator().manual_seed(seed)
         cache, tokens, begun, shown = switching.cache(), list(ids), len(ids), ""
@@ -328,7 +326,7 @@ def _check_features(controller: Controller, information: Sequence[float], front:
             "The controller does not say at how many tokens its position is 1 (max_length). Write it again, or name a "
             "member."
         )
-    vocabulary = front.model.config.get_text_config().vocab_size
+    vocabulary = front.config.get_text_config().vocab_size
     if len(information) < vocabulary:
         raise CheckpointError(
             f"The controller's features need the self-information of {vocabulary} tokens, seen {len(information)}. "

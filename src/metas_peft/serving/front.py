@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from metas_peft.backbones.shape import longest_sequence
 from metas_peft.backbones.store import OLD_WEIGHTS, WEIGHTS, load, read_plan
 from metas_peft.core.errors import CheckpointError, UnknownNameError, nearest
 from metas_peft.core.records import Subnet
@@ -63,7 +64,6 @@ class ServedFront:
         run_id: Run that they belong to.
 
     Attributes:
-        model: Runs as the active member.
         largest: The member whose weights all others look at.
         active: The active member.
 
@@ -73,24 +73,24 @@ class ServedFront:
 
     def __init__(self, members: Iterable[tuple[str, Subnet, Any]], *, run_id: str = "") -> None:
         self.run_id = run_id
-        self.model: Any = None
+        self._model: Any = None
         found: list[ServedMember] = []
         for name, subnet, model in members:
             if not found:
-                self.model = model.eval()
+                self._model = model.eval()
             whole = found[0].subnet if found else subnet
             alone = memory_of(model)
-            own = share(model, subnet, self.model, whole) if found else {}
-            found.append(ServedMember(name, subnet, plan_of(model, subnet, self.model, whole), alone, own))
+            own = share(model, subnet, self._model, whole) if found else {}
+            found.append(ServedMember(name, subnet, plan_of(model, subnet, self._model, whole), alone, own))
             del model  # before the next one comes
         if not found:
             raise CheckpointError("A front without members cannot be served. Give at least one.")
-        _record_outputs(self.model)
         self._members = {member.name: member for member in found}
         self._switches: dict[str, Callable[[], None]] = {}
-        for member, switch in zip(found, bind(self.model, [m.plan for m in found]), strict=True):
+        for member, switch in zip(found, bind(self._model, [m.plan for m in found]), strict=True):
             self._switches[member.key] = switch
         self.largest = self.active = found[0]
+        self._records = False
 
     @classmethod
     def open(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> "ServedFront":
@@ -144,9 +144,20 @@ class ServedFront:
         return member
 
     def __call__(self, **inputs: Any) -> Any:
-        """One pass of the active member, without gradients."""
+        """One pass of the active member, without gradients; takes and gives what its `transformers` class does."""
+        if not self._records and any(value is True for name, value in inputs.items() if name.startswith("output_")):
+            self._record()
         with torch.inference_mode():
-            return self.model(**inputs)
+            return self._model(**inputs)
+
+    def _record(self) -> None:
+        """Let `transformers` put the hooks by which it records hidden states on all layers, while all are there."""
+        before = self.active
+        self.activate(self.largest.name)
+        with torch.inference_mode():
+            self._model(input_ids=torch.ones(1, 2, dtype=torch.long, device=self.device), output_hidden_states=True)
+        self.activate(before.name)
+        self._records = True
 
     def module(self, name: str) -> Any:
         """A member as a module of its own, on the shared weights; further calls give further ones.
@@ -156,11 +167,31 @@ class ServedFront:
         """
         member, before = self[name], self.active
         self.activate(self.largest.name)
-        twin = copy.deepcopy(self.model, {id(t): t for t in [*self.model.parameters(), *self.model.buffers()]})
+        twin = copy.deepcopy(self._model, {id(t): t for t in [*self._model.parameters(), *self._model.buffers()]})
         self.activate(before.name)
         (switch,) = bind(twin, [member.plan])
         switch()
         return twin
+
+    @property
+    def config(self) -> Any:
+        """Config of the active member's `transformers` class."""
+        return self._model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._model.device
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that the members can read; None where positions are computed."""
+        return longest_sequence(self._model)
+
+    @property
+    def generates(self) -> bool:
+        """Whether the members are causal language models."""
+        return self._model.can_generate()
 
     @property
     def weight_bytes(self) -> int:
@@ -175,7 +206,7 @@ class ServedFront:
     @property
     def labels(self) -> dict[int, str]:
         """Class number -> name."""
-        return {int(i): str(name) for i, name in self.model.config.id2label.items()}
+        return {int(i): str(name) for i, name in self.config.id2label.items()}
 
 
 def _one_by_one(
@@ -186,12 +217,6 @@ def _one_by_one(
         yield name, subnet, load(folder, device=device)
         # Modules refer to one another in circles: what was replaced would stay in memory for a while.
         gc.collect()
-
-
-def _record_outputs(model: Any) -> None:
-    """Let `transformers` put the hooks by which it records hidden states on all layers, while all are there."""
-    with torch.inference_mode():
-        model(input_ids=torch.ones(1, 2, dtype=torch.long, device=model.device), output_hidden_states=True)
 
 
 def _stored_bytes(folder: Path, plan: dict[str, Any]) -> int:
