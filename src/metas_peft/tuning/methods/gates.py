@@ -14,6 +14,7 @@ import torch
 from metas_peft.core.records import LayerPlan, Subnet
 from metas_peft.gates import GateSet, GateValues, gated
 from metas_peft.tuning.context import TuningContext
+from metas_peft.tuning.gating import STILL
 from metas_peft.tuning.methods.base import TunedFront
 from metas_peft.tuning.methods.nested import joint_front
 from metas_peft.tuning.objectives import DistilledObjective
@@ -24,7 +25,6 @@ from metas_peft.tuning.pricing import Price, flops_fraction
 logger = logging.getLogger(__name__)
 
 WARMUP, RAMP = 0.1, 0.3  # fractions of the steps: gates held open, then the cost's weight rises
-STILL = 0.01  # expected gates that moved less than this have not moved
 
 
 class GatesObjective:
@@ -41,9 +41,9 @@ class GatesObjective:
         self._gates, self._distilled, self._price, self._sparsity = gates, distilled, price, sparsity
         self._ramp = 0.0
 
-    def draw(self) -> GateValues:
-        """Samples, or open gates during the warm-up."""
-        return self._gates.sample() if self._ramp > 0 else open_gates(self._gates)
+    def draw(self) -> GateValues | None:
+        """Samples, or none during the warm-up."""
+        return self._gates.sample() if self._ramp > 0 else None
 
     def loss(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """L_task + ramp (lambda E/E0 + mu L/L0 + nu P/P0) + reg sum P(z > 0)."""
@@ -56,11 +56,6 @@ class GatesObjective:
     def after_step(self, step: int, steps: int) -> None:
         """Raise the cost's weight from 0 to 1 between the end of the warm-up and the end of the ramp."""
         self._ramp = min(1.0, max(0.0, (step / steps - WARMUP) / (RAMP - WARMUP)))
-
-
-def open_gates(gates: GateSet) -> GateValues:
-    """Ones everywhere."""
-    return GateValues(**{k: torch.ones_like(v) for k, v in vars(gates.expectations()).items()})
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,7 @@ def train_gates(context: TuningContext, price: Price, granularities: Sequence[st
     gates = GateSet(shape, granularities, temperature=settings.temperature, seed=context.seed)
     before = gates.expectations()
     objective = GatesObjective(gates, context.distilled(), price, settings.sparsity)
-    with gated(context.network, shape, objective.draw):
+    with gated(context.network, shape, objective.draw, granularities):
         context.fit(objective, context.schedule.path, "gates", offset=1,
                     gates=list(gates.parameters()), gate_rate=settings.learning_rate)  # fmt: skip
     values = gates.expectations()
