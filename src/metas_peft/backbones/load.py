@@ -117,7 +117,7 @@ class _Head:
     n_labels: int | None
 
     @property
-    def options(self) -> dict[str, int]:
+    def options(self) -> dict[str, Any]:
         """Config values that belong to the head."""
         return {} if self.n_labels is None else {"num_labels": self.n_labels}
 

@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metas_peft.conf import values
+from metas_peft.conf import groups, values
 from metas_peft.conf.methods import METHODS, obstacle
 from metas_peft.conf.notices import check_devices
 from metas_peft.conf.overrides import Override, as_text, paths_of, translate
@@ -197,6 +197,7 @@ def _register(file: RunFile) -> None:
         **_merged(base, file.data),
     }
     ConfigStore.instance().store(name=_NODE, node=node)
+    groups.register()
 
 
 def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import sys
 
+from metas_peft.conf import groups
 from metas_peft.conf.keys import Key, alternatives, element_of, keys_of, walk
 from metas_peft.conf.methods import METHODS
 from metas_peft.conf.schema import RunConfig
@@ -14,12 +15,17 @@ Written from the schema by `make docs`; do not edit.
 A run file is YAML with any of the keys below; what it leaves out takes its default. The same keys work on the
 command line, as in `metas run demo training.seed=3 device=raspberry-pi-4`. `metas run FILE --cfg job` prints
 what a file and overrides come to.
+
+Three sections can also be chosen as a whole, by the name of a set of values: `model=tiny-decoder`, `dataset=gsm8k`,
+`budgets=relative-60`. They are Hydra's groups, so that `--multirun dataset=sst2,cola method=MetaS-PEFT,EChorda` goes
+over them; a choice replaces what the file says of the same keys, and single keys replace what a choice says.
+
 """
 
 
 def document() -> str:
     """All keys with type, default and meaning, and the methods' names."""
-    parts = [_HEAD, "## Top level\n", _table([k for k in keys_of(RunConfig).values() if not k.is_section])]
+    parts = [_HEAD + _groups(), "## Top level\n", _table([k for k in keys_of(RunConfig).values() if not k.is_section])]
     for section in (k for k in walk() if k.is_section):
         element = element_of(section.kind)
         heading = f"{section.path}.NAME" if element is not None else section.path
@@ -27,6 +33,11 @@ def document() -> str:
         parts += [f"## `{heading}`\n", f"{section.rule.doc}\n", _table([k for k in keys.values() if not k.is_section])]
     parts += ["## Methods\n", _methods()]
     return "\n".join(parts)
+
+
+def _groups() -> str:
+    chosen = sorted(groups.choices().items())
+    return "\n".join([*(f"- `{section}`: {', '.join(names.values())}" for section, names in chosen), ""])
 
 
 def _table(keys: list[Key]) -> str:

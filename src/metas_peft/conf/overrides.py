@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metas_peft.conf import values
+from metas_peft.conf import groups, values
 from metas_peft.conf.keys import locate
 from metas_peft.core.errors import RunFileError, UsageError
 
@@ -67,13 +67,21 @@ def _translate(written: str, parser: Any) -> Iterator[Override]:
         yield Override(written, written, None, written)
         return
     if parsed.package is not None or "/" in parsed.key_or_group:
-        raise UsageError(f"{where}: there are no groups to choose from; write key=value, such as model.name=minilm.")
+        raise UsageError(
+            f"{where}: groups are the sections {', '.join(sorted(groups.choices()))}; write key=value, such as "
+            "model.name=minilm, or section=NAME, such as model=minilm."
+        )
     key = locate(parsed.key_or_group.split("."), where)
     if parsed.is_delete():
         yield Override(f"~{key.path}", f"~{key.path}", None, written)
         return
     if key.is_section:
-        yield from _section(key.path, parsed.value(), written)
+        names = _names(parsed, parser, where) if key.path in groups.choices() else []
+        if names:
+            chosen = [groups.resolve(key.path, name, where) for name in names]
+            yield Override(f"+{key.path}={','.join(chosen)}", f"+{key.path}={chosen[0]}", key.path, written)
+        else:
+            yield from _section(key.path, parsed.value(), written)
         return
     if parsed.is_sweep_override():
         options = _options(parsed, where)
@@ -84,6 +92,15 @@ def _translate(written: str, parser: Any) -> Iterator[Override]:
     values.check(key, parsed.value(), where)
     text = f"++{key.path}={parsed.get_value_string()}"
     yield Override(text, text, key.path, written)
+
+
+def _names(parsed: Any, parser: Any, where: str) -> list[str]:
+    """Names that a choice for a whole section consists of; empty where it is none."""
+    if parsed.is_sweep_override():
+        given = [parser.parse_override(f"x={option}").value() for option in _options(parsed, where)]
+    else:
+        given = [parsed.value()]
+    return given if all(isinstance(name, str) for name in given) else []
 
 
 def _options(parsed: Any, where: str) -> list[str]:
@@ -129,6 +146,6 @@ def as_text(value: Any) -> str:
 
 def paths_of(texts: Sequence[str]) -> dict[str, str]:
     """Dotted paths that translated overrides set -> the override, for messages and for `RunConfig.given`."""
-    return {
-        text.partition("=")[0].lstrip("+"): f"override {text.lstrip('+')!r}" for text in texts if text.startswith("++")
-    }
+    chosen = {path: text for text in texts for path in groups.paths(text)}
+    single = {text.partition("=")[0].lstrip("+"): text for text in texts if text.startswith("++")}
+    return {path: f"override {text.lstrip('+')!r}" for path, text in (chosen | single).items()}

@@ -51,7 +51,7 @@ class Asked:
 
     @classmethod
     def of(
-        cls, judge: Task, texts: EncodedTexts, references: Sequence[Any], answers: Sequence[np.ndarray],
+        cls, judge: Task, texts: EncodedTexts, references: Sequence[Any], answers: np.ndarray,
         dense: np.ndarray, kind: str = "",
     ) -> "Asked":  # fmt: skip
         """Predictions as their task judges them.

@@ -391,7 +391,7 @@ class _Experiment:
             found, judge = outcome.answers, bench.judge
             return build_controller(
                 members, [c for c in costs if c is not None], dense_cost,
-                recorded=Asked.of(judge, texts, chosen.references, replies, dense, kind),
+                recorded=Asked.of(judge, texts, chosen.references, np.stack(replies), dense, kind),
                 evaluated=Asked.of(
                     judge, bench.validation, bench.task.validation.references, found[self.method.name], found[DENSE][0]
                 ),
