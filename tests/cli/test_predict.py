@@ -10,7 +10,7 @@ import transformers
 
 from metas_peft import cli
 from metas_peft.serving import AdaptiveModel
-from metas_peft.testing.served import save_tiny_run
+from metas_peft.testing.served import save_tiny_run, save_tiny_writer
 
 SHORT, LONG = "a fine film", "a fine film about nothing is dull , dull , dull"
 
@@ -75,6 +75,20 @@ def test_a_named_member_answers_everything_without_a_controller(copied, capsys):
     assert {row["decision_us"] for row in result["predictions"]} == {None}
 
 
+def test_language_models_write_behind_the_text(tmp_path, capsys):
+    folder = save_tiny_writer(tmp_path / "run")
+    result = predicted(capsys, folder, "a dull film", "dull", "--max-new-tokens", 6)
+    expected = [list(AdaptiveModel.open(folder).stream(text, max_new_tokens=6)) for text in ("a dull film", "dull")]
+    for row, tokens in zip(result["predictions"], expected, strict=True):
+        assert row["tokens"] == [t.token_id for t in tokens]
+        assert row["written"] == "".join(t.text for t in tokens)
+        assert sum(row["members"].values()) == 6
+    assert result["members"] == {"large": 12 - result["members"]["small"], "small": result["members"]["small"]}
+    assert 0 < result["members"]["small"] < 12
+    assert status_of("predict", folder, "dull", "--member", "small", "--max-new-tokens", 2) == 0
+    assert "2 by small" in capsys.readouterr().out
+
+
 def without(folder, *names):
     for name in names:
         path = folder / name
@@ -94,7 +108,7 @@ def of_another_run(folder):
         (lambda f: without(f, "results.json"), (), 1, "has not finished"),
         (lambda f: without(f, "results.json", "config.yaml"), (), 1, "holds no run"),
         (lambda f: without(f, "controller.json"), (), 1, "has no controller"),
-        (lambda f: without(f, "self_information.f32"), (), 1, "self_information.f32 cannot be read"),
+        (lambda f: without(f, "self_information.f32"), (), 1, "has no self_information.f32"),
         (lambda f: None, ("--member", "50 %"), 1, "no member '50 %'"),
         (lambda f: None, ("--file", "nowhere.txt"), 1, "nowhere.txt cannot be read"),
     ],

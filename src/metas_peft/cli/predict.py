@@ -1,6 +1,8 @@
 """`metas predict`: the adaptive model of a run on texts."""
 
+import statistics
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +13,7 @@ from metas_peft.cli.output import JsonOption, give, show_table
 from metas_peft.core.errors import MetasPeftError, UsageError
 
 if TYPE_CHECKING:
-    from metas_peft.serving import Answer
+    from metas_peft.serving import AdaptiveModel, Answer
 
 STANDARD_INPUT = "-"
 SHOWN = 60  # characters of a text in the table
@@ -25,10 +27,11 @@ def predict(
     file: Annotated[Path | None, typer.Option(help="Text file with a text on each line.")] = None,
     member: Annotated[str | None, typer.Option(help="Ask this member, by name or key.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most texts in one pass.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens that a language model writes.")] = 64,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; torch's own choice if absent.")] = None,
     json_target: JsonOption = None,
 ) -> None:
-    """Classify texts, each by the member of the front that the controller chooses for it."""
+    """Answer texts, each by the member that the controller chooses for it, or for each token that it writes."""
     given = _texts(texts or [], file)
     import torch
     import transformers
@@ -39,16 +42,21 @@ def predict(
     if threads is not None:
         torch.set_num_threads(threads)
     model = AdaptiveModel.open(folder, pinned=member is not None)
-    rows = [_row(t, a) for t, a in zip(given, model.predict(given, member=member, batch_size=batch_size), strict=True)]
+    if model.front.generates:
+        rows = [_written(model, text, member, max_new_tokens) for text in given]
+        columns, cells = ("text", "written", "tokens by member", "decision"), _cells_of_written
+    else:
+        answers = model.predict(given, member=member, batch_size=batch_size)
+        rows = [_row(text, answer) for text, answer in zip(given, answers, strict=True)]
+        columns, cells = ("text", "label", "probability", "member", "decision"), _cells
     result = {
         "run_id": model.front.run_id,
         "controller": member is None and model.controller is not None,
-        "members": {m.name: sum(row["member"] == m.name for row in rows) for m in model.front},
+        "members": {m.name: sum(_served(row, m.name) for row in rows) for m in model.front},
         "predictions": rows,
     }
     if give(result, json_target):
-        columns = ("text", "label", "probability", "member", "decision")
-        show_table("", columns, [_cells(row) for row in rows], numeric=(2, 4))
+        show_table("", columns, [cells(row) for row in rows], numeric=(len(columns) - 1,))
 
 
 def _texts(arguments: list[str], file: Path | None) -> list[str]:
@@ -81,7 +89,36 @@ def _row(text: str, answer: "Answer") -> dict[str, Any]:
     }
 
 
+def _written(model: "AdaptiveModel", text: str, member: str | None, limit: int) -> dict[str, Any]:
+    """What a language model writes behind a text."""
+    tokens = list(model.stream(text, max_new_tokens=limit, member=member))
+    spent = [t.decision_us for t in tokens if t.decision_us is not None]
+    return {
+        "text": text,
+        "written": "".join(t.text for t in tokens),
+        "tokens": [t.token_id for t in tokens],
+        "members": dict(Counter(t.member for t in tokens)),
+        "decision_us": statistics.mean(spent) if spent else None,
+    }
+
+
+def _served(row: Mapping[str, Any], member: str) -> int:
+    """Texts, or tokens of a written text, that a member answered."""
+    return row["members"].get(member, 0) if "members" in row else int(row["member"] == member)
+
+
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    text = row["text"] if len(row["text"]) <= SHOWN else row["text"][: SHOWN - 3] + "..."
-    spent = "" if row["decision_us"] is None else f"{row['decision_us']:.0f} us"
-    return text, row["label"], f"{row['probability']:.3f}", row["member"], spent
+    return _short(row["text"]), row["label"], f"{row['probability']:.3f}", row["member"], _time(row)
+
+
+def _cells_of_written(row: Mapping[str, Any]) -> tuple[str, ...]:
+    members = ", ".join(f"{count} by {name}" for name, count in row["members"].items())
+    return _short(row["text"]), row["written"].strip(), members, _time(row)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+
+
+def _time(row: Mapping[str, Any]) -> str:
+    return "" if row["decision_us"] is None else f"{row['decision_us']:.0f} us"

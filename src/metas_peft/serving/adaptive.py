@@ -20,11 +20,18 @@ from typing import Any
 import torch
 
 from metas_peft.control.features import next_token_entropy
-from metas_peft.control.runtime import read_information, token_entropy
+from metas_peft.control.runtime import token_entropy
 from metas_peft.control.tree import Controller
 from metas_peft.core.errors import CheckpointError, UnknownNameError, UnsupportedBackboneError
 from metas_peft.serving.decoding import Switching
-from metas_peft.serving.folder import INFORMATION, member_folders, read_controller, read_results, read_tokenizer
+from metas_peft.serving.folder import (
+    INFORMATION,
+    member_folders,
+    read_controller,
+    read_features,
+    read_results,
+    read_tokenizer,
+)
 from metas_peft.serving.front import ServedFront, ServedMember
 
 US_PER_S = 1e6
@@ -145,7 +152,7 @@ class AdaptiveModel:
         # First what is quickly read, so that mistakes are told before weights are loaded.
         if not pinned and len(results["front"]) > 1:
             controller = read_controller(folder, str(results.get("run_id", "")))
-            information = read_information(folder / INFORMATION)
+            information = read_features(folder)
         tokenizer = read_tokenizer(next(iter(member_folders(folder, results).values())))
         return cls(ServedFront.open(folder, device=device), tokenizer, controller, information)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from metas_peft.control.runtime import from_json
+from metas_peft.control.runtime import from_json, read_information
 from metas_peft.control.tree import Controller
 from metas_peft.core.errors import CheckpointError
 from metas_peft.core.files import read_json
@@ -69,6 +69,20 @@ def read_controller(folder: Path, run_id: str) -> Controller:
     controller = from_json(text)
     controller.require_run(run_id)
     return controller
+
+
+def read_features(folder: Path) -> list[float]:
+    """Self-information of the tokens, in nats, with which the controller's first feature is computed.
+
+    Raises:
+        CheckpointError: It is missing or damaged.
+    """
+    if not (folder / INFORMATION).exists():
+        raise CheckpointError(
+            f"{folder} has no {INFORMATION}, with which the controller's features are computed. Run it again, or name "
+            "a member."
+        )
+    return read_information(folder / INFORMATION)
 
 
 def read_tokenizer(member: Path) -> Any:
