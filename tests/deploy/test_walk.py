@@ -169,8 +169,10 @@ def test_records_that_a_person_brings_choose_and_later_verify(run, sheet, tmp_pa
     assert done.result["measurements"] == {"training": 0, "calibration": 5, "evaluation": 0}
     assert done.result["chosen"]["predicted"]["energy_j"] is None  # nobody measured any
     checked = tmp_path / "checked.csv"
+    fill(done.folder / "verify.csv", 1.01)
+    with pytest.raises(OutputError, match="has been filled in"):  # what a person wrote is never deleted
+        deploy(Request(run, budget, tmp_path / "out"), source(path))
     (done.folder / "verify.csv").rename(checked)
-    fill(checked, 1.01)
     again = deploy(Request(run, budget, tmp_path / "out"), source(path, checked))
     assert again.failure == ""
     assert again.result["chosen"]["key"] == done.result["chosen"]["key"]

@@ -355,7 +355,7 @@ class SearchConfig:
 class ControllerConfig:
     """The decision tree that picks a member at run time."""
 
-    inputs: int = key(2000, "Inputs to learn from.", at_least=1)
+    inputs: int = key(2000, "Held-out inputs to learn from, at most.", at_least=1)
     depth: int = key(3, "Depth of the tree.", at_least=1, at_most=6)
 
 

@@ -9,6 +9,7 @@ OUT/
 """
 
 import contextlib
+import csv
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -118,13 +119,26 @@ def write_plan(run: FinishedRun, device: str, sheet: Path, kind: Format, *, runt
 
 
 def check_out(out: Path) -> None:
-    """Refuse a folder that holds anything but an earlier deployment.
+    """Refuse a folder that holds anything but an earlier deployment, or something that a person wrote into it.
 
     Raises:
         OutputError: It does.
     """
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / RESULT).exists())):
         raise OutputError(f"{out} holds something else than a deployment. Choose another folder with --out.")
+    if _is_filled_in(out / SHEET):
+        raise OutputError(
+            f"{out / SHEET} has been filled in, and this folder is written anew. Move it elsewhere and give it as one "
+            "more --records."
+        )
+
+
+def _is_filled_in(sheet: Path) -> bool:
+    """Whether somebody has written a latency into a sheet."""
+    if not sheet.exists():
+        return False
+    with sheet.open(encoding="utf-8", newline="") as file:
+        return any((row.get("latency_ms") or "").strip() for row in csv.DictReader(file))
 
 
 @contextlib.contextmanager
