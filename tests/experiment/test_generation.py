@@ -8,7 +8,8 @@ from transformers import AutoTokenizer
 
 import metas_peft
 from metas_peft import experiment
-from metas_peft.core.errors import UnsupportedBackboneError
+from metas_peft.backbones.load import load_backbone
+from metas_peft.core.errors import DatasetError, UnsupportedBackboneError
 from metas_peft.report import write_report
 from metas_peft.report.compare import compare
 from metas_peft.tasks import TASKS, replies
@@ -60,6 +61,7 @@ def test_run_ends_with_results_and_report(run):
     assert results["measurements"]["training"] == 0
     assert results["controller"]["decision_us"] > 0
     assert results["hypervolume"]["useful"] > 0
+    assert any("one more pass per token" in note for note in results["notes"])
     page = write_report(folder).read_text()
     assert ("ROUGE-L" if task == "natural_instructions" else "exact match") in page
 
@@ -121,3 +123,39 @@ def test_encoder_cannot_write_answers(settings, tmp_path):
     path = write_gsm8k(tmp_path / "data")
     with pytest.raises(UnsupportedBackboneError, match="is an encoder: it cannot write answers"):
         experiment.run(settings("dataset.name=gsm8k", f"dataset.path={path}"), tmp_path / "run", progress=False)
+
+
+# ---- from Python
+
+IN_MEMORY = (
+    "model.precision=float32", "model.peft.r=2", "dataset.max_length=48", "dataset.max_new_tokens=3",
+    "dataset.batch_size=6", "training.num_epochs=1", "training.path_steps=6", "training.joint_steps=2",
+    "controller.inputs=6", "evaluation.operating_points=[0.7,0.4]", "evaluation.baselines=[]",
+)  # fmt: skip
+
+
+def writer():
+    loaded = load_backbone("tiny-decoder", n_labels=None, weights="random")
+    return loaded.model, loaded.tokenizer
+
+
+def test_language_model_of_ones_own_is_tuned_on_prompts_and_answers(surrogate_file, tmp_path):
+    model, tokenizer = writer()
+    train = ([f"Count {n}: " for n in range(24)], ["ab" if n % 2 else ["cd", "dc"] for n in range(24)])
+    settings = [*IN_MEMORY, f"surrogate.checkpoint_path={surrogate_file}", "dataset.metric=exact_match"]
+    front = metas_peft.tune(
+        model, tokenizer, train, (train[0][:5], train[1][:5]), out=tmp_path / "o", settings=settings
+    )
+    assert [member.name for member in front] == ["70 %", "40 %"]
+    assert front.results["quality_metric"] == "exact_match"
+    assert [line["accepted"] for line in lines_of(tmp_path / "o")][:2] == [["cd", "dc"], ["ab"]]
+    assert any("one more pass per token" in note for note in front.results["notes"])
+    small = front["40 %"].load()
+    ids = tokenizer("Count 3:", return_tensors="pt").input_ids
+    assert small.generate(ids, max_new_tokens=2, do_sample=False).shape[1] == ids.shape[1] + 2
+
+
+@pytest.mark.parametrize("answer", ["  ", [], ["a", 3], 7])
+def test_answer_that_is_none_is_named(answer, tmp_path):
+    with pytest.raises(DatasetError, match="`train` has the answer .* a text that is not empty"):
+        metas_peft.tune(*writer(), (["a", "b"], ["x", answer]), (["a"], ["x"]), out=tmp_path / "o")

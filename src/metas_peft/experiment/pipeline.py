@@ -86,6 +86,7 @@ class _Experiment:
             logger.warning(note)
         # Wrong names, missing data and weights come to light here, before anything is written.
         self.bench = Workbench.load(config) if bench is None else bench
+        self.notes += self.bench.form.notes
         # The same settings may name other texts or weights than last time; a resumed run must not mix them.
         self.stages = Stages(run_dir, to_dict(config) | {"contents": self.bench.digests()})
         self.ledger = Ledger()

@@ -24,11 +24,13 @@ class Form(ABC):
         teacher_width: Largest logits of a row that a teacher's memory keeps; None for all of them.
         texts_per_pass: Texts in a pass without gradients.
         reply_tokens: Tokens that a model may add to a text.
+        notes: What a reader of the run's costs must know; sentences for the report.
     """
 
     teacher_width: int | None
     texts_per_pass: int
     reply_tokens: int
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def encode(self, tokenizer: Any, examples: Examples, max_length: int) -> EncodedTexts:

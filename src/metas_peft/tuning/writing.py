@@ -64,6 +64,10 @@ class WritingForm(Form):
 
     teacher_width = 64
     texts_per_pass = PROMPTS_PER_PASS
+    notes = (
+        "Energy, latency and peak power are those of one pass over evaluation.seq_len tokens (a prefill); writing a "
+        "reply takes one more pass per token, which is not in them.",
+    )
 
     def __init__(self, tokenizer: Any, max_new_tokens: int, weighs: bool) -> None:
         if tokenizer.eos_token_id is None:
