@@ -6,11 +6,12 @@ import os
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from metas_peft.core.errors import DatasetError, DatasetUnavailableError
-from metas_peft.tasks import hub, load_task
+from metas_peft.tasks import TASKS, hub, load_task, replies
 from metas_peft.tasks.hub import HubSource, SplitColumns
 
 STAND_IN = "sst2 (synthetic stand-in)"
@@ -229,3 +230,18 @@ def test_real_data_have_the_counts_of_glue(monkeypatch, name, train, validation,
 def test_real_sst2_is_the_same_from_parquet_and_from_glue_files():
     parquet = load_task("sst2", path=f"{REAL}/sst2")
     assert load_task("sst2", path=f"{REAL}/sst2/glue_tsv").train == parquet.train
+
+
+@pytest.mark.skipif(not REAL, reason="METAS_DATA is not set: no copy of the real GSM8K and Natural-Instructions")
+@pytest.mark.parametrize(("name", "train", "evaluation"), [("gsm8k", 7473, 1319), ("natural_instructions", None, None)])
+def test_real_prompts_have_answers_that_their_own_metric_takes_for_right(monkeypatch, name, train, evaluation):
+    if not (Path(REAL) / name).is_dir():
+        pytest.skip(f"METAS_DATA has no {name}")
+    monkeypatch.setenv("METAS_DATA", REAL)
+    data = load_task(name)
+    if train is not None:
+        assert (len(data.train) + len(data.holdout), len(data.validation)) == (train, evaluation)
+    for part in (data.train, data.holdout, data.validation):
+        said = replies.as_array([accepted[0] for accepted in part.references])
+        assert TASKS[name].marks(said, part.references).min() == 1.0
+    assert data.chance_quality < 0.1
