@@ -36,6 +36,22 @@ def test_members_of_one_training_take_no_weights_of_their_own(served, family):
     assert len({id(module) for module in modules}) == 4
 
 
+@pytest.mark.parametrize(("family", "ends"), [
+    ("bert", ("query.weight", "output.dense.weight")), ("llama", ("q_proj.weight", "o_proj.weight", "down_proj.weight")),
+    ("gpt2", ("c_proj.weight",)),
+])  # fmt: skip
+def test_prefixes_lie_in_one_stretch_of_memory(served, family, ends):
+    front, _ = served(family)
+    weights = [
+        weight
+        for member in front
+        for name, weight in front.module(member.name).named_parameters()
+        if name.endswith(ends)
+    ]
+    assert len(weights) > 12
+    assert all(weight.is_contiguous() or weight.t().is_contiguous() for weight in weights)
+
+
 @pytest.mark.parametrize("family", FUSED)
 def test_fused_maps_become_prefixes_of_each_segment(served, family):
     front, _ = served(family)

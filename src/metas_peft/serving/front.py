@@ -24,7 +24,7 @@ from metas_peft.core.errors import CheckpointError, UnknownNameError, nearest
 from metas_peft.core.records import Subnet
 from metas_peft.serving.folder import member_folders, read_results
 from metas_peft.serving.plans import Plan, bind, plan_of
-from metas_peft.serving.sharing import memory_of, share
+from metas_peft.serving.sharing import by_columns, memory_of, share
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class ServedFront:
         for name, subnet, model in members:
             if not found:
                 self._model = model.eval()
+                by_columns(model)
             whole = found[0].subnet if found else subnet
             alone = memory_of(model)
             own = share(model, subnet, self._model, whole) if found else {}

@@ -3,7 +3,7 @@
 Heads and neurons of a front stand in order of importance, so that a jointly trained member's matrices are the first
 rows and columns of the largest member's. That is not assumed but compared, value by value: what is equal is shared,
 and what differs (adapters, norms or heads that were trained further for one member alone) stays the member's own, and
-its bytes are counted. A view keeps the larger matrix's stride, which matrix products take as it is.
+its bytes are counted.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from metas_peft.backbones.family import put
+from metas_peft.backbones.family import get, has, put
 from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.parts import map_axes
 from metas_peft.core.records import Subnet
@@ -45,6 +45,25 @@ class SegmentedMap(nn.Module):
             else:
                 torch.addmm(self.biases[s], rows, weight, out=place)
         return y.view(*x.shape[:-1], y.shape[1])
+
+
+@torch.no_grad()
+def by_columns(base: Any) -> None:
+    """Lay the maps back to the residual out in memory column after column, in place.
+
+    Their prefixes are of columns: laid out so, the columns that a member uses are one stretch of memory, where rows
+    would leave gaps that slow small products down.
+
+    Args:
+        base: The largest compact model.
+    """
+    layout = Layout(base)
+    for layer in layout.layers:
+        for part in {part for t in (*layout.family.attention, *layout.family.ffn) for part in t.parts}:
+            if part.side == "in" and not part.tensors and has(layer, part.path):
+                module = get(layer, part.path)
+                if isinstance(module, nn.Linear):  # the other kind of map has its inputs first anyway
+                    module.weight = nn.Parameter(module.weight.t().contiguous().t(), requires_grad=False)
 
 
 def share(member: Any, subnet: Subnet, base: Any, base_subnet: Subnet) -> dict[str, int]:
