@@ -36,10 +36,14 @@ def test_members_of_one_training_take_no_weights_of_their_own(served, family):
     assert len({id(module) for module in modules}) == 4
 
 
-@pytest.mark.parametrize(("family", "ends"), [
-    ("bert", ("query.weight", "output.dense.weight")), ("llama", ("q_proj.weight", "o_proj.weight", "down_proj.weight")),
-    ("gpt2", ("c_proj.weight",)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("family", "ends"),
+    [
+        ("bert", ("query.weight", "output.dense.weight")),
+        ("llama", ("q_proj.weight", "o_proj.weight", "down_proj.weight")),
+        ("gpt2", ("c_proj.weight",)),
+    ],
+)
 def test_prefixes_lie_in_one_stretch_of_memory(served, family, ends):
     front, _ = served(family)
     weights = [
