@@ -65,7 +65,7 @@ def test_study_of_methods_is_summarised_and_not_repeated(arguments, tmp_path, mo
         rival = methods_there["DiGASE"]
         own = methods_there["MetaS-PEFT"]
         assert max(rival["flops_fraction"], own["flops_fraction"]) <= float(point)
-        gain = rival["ours_better_by"]
+        gain = rival["accuracy_better_by"]
         assert gain["mean"] == pytest.approx(own["mean_quality"] - rival["mean_quality"])
         assert gain["low"] <= gain["mean"] <= gain["high"]
     verdicts = {h["verdict"] for h in summary["hypotheses"]}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from metas_peft.conf.keys import locate
-from metas_peft.conf.methods import METHODS, CostTerm, Method, Shape
+from metas_peft.conf.methods import AS_DESCRIBED, METHODS, CostTerm, Method, Shape
 from metas_peft.conf.schema import DEFAULT_TARGET, BudgetsConfig, RunConfig
 from metas_peft.core.units import S_PER_MS
 from metas_peft.devices.local import LOCAL
@@ -135,7 +135,7 @@ _IDLE = (
     _Idle(
         "with front=nested units are removed in order of importance, without hard-concrete gates",
         _GATE_KEYS,
-        lambda c, m: c.front == "nested" and _some(m, Shape.GATED),
+        lambda c, m: c.front == "nested" and _some(m, Shape.GATED) and not _described(m),
     ),
     _Idle("no method here has gates", ("front", *_GATE_KEYS), lambda c, m: not _some(m, Shape.GATED)),
     _Idle(
@@ -216,6 +216,11 @@ _IDLE = (
 
 def _some(methods: Sequence[Method], *shapes: Shape) -> bool:
     return any(method.shape in shapes for method in methods)
+
+
+def _described(methods: Sequence[Method]) -> bool:
+    """Whether hard-concrete gates are trained whatever the front."""
+    return any(method.shape is Shape.GATED and method.setting == AS_DESCRIBED for method in methods)
 
 
 def _priced(methods: Sequence[Method], *terms: CostTerm) -> bool:

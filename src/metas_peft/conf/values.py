@@ -241,8 +241,8 @@ def _check_together(config: RunConfig, where: Where) -> None:
     if any(part in config.run_id for part in ("/", "\\", "\0")) or config.run_id in (".", ".."):
         raise refuse("run_id", f"expects the name of a folder, not {config.run_id!r}; the place is output_dir.")
     points = config.evaluation.operating_points
-    if not 1 <= len(set(points)) == len(points) <= 8:
-        raise refuse("evaluation.operating_points", f"expects one to eight different fractions, not {list(points)!r}.")
+    if not 1 <= len(set(points)) == len(points) <= 20:
+        raise refuse("evaluation.operating_points", f"expects one to twenty different fractions, not {list(points)!r}.")
     if config.surrogate.calibration_samples == 1:
         raise refuse("surrogate.calibration_samples", "expects 0 or at least 2: one point fits no scale and shift.")
     if not config.surrogate.meta_training_devices:

@@ -114,6 +114,8 @@ class Surrogate:
             middle = finish(self.predictor(columns), self.scale_shift, self.power_cap_w)
             factor = self.predictor.log_half_width(columns).exp()
         low, high = (middle / factor).numpy(), (middle * factor).numpy()
+        if self.power_cap_w is not None:
+            high[..., 2] = np.minimum(high[..., 2], self.power_cap_w)
         return Cost(*np.moveaxis(low, -1, 0)), Cost(*np.moveaxis(high, -1, 0))
 
     def bind(self, shape: BackboneShape, workload: Workload) -> CostModel:

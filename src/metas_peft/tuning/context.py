@@ -188,7 +188,9 @@ class TuningContext:
 
     @contextlib.contextmanager
     def on_labels_alone(self) -> Iterator[None]:
-        """No distillation inside the block."""
+        """No distillation inside the block; the teacher is recorded for all that comes after it."""
+        if self.teacher is None:
+            self.prepare()
         usual = self.distillation
         self.distillation = Distillation(cross_entropy=1.0, kl=0.0, hidden=0.0)
         try:

@@ -152,7 +152,7 @@ class GateCallback(transformers.TrainerCallback):
             )
         cost = self._sparsity * self._gates.penalty()
         if self._price is not None:
-            cost = cost + self._ramp * self._price(self._gates.expected_counts())
+            cost = cost + self._ramp * self._price(self._gates.soft_counts())
         cost.backward()
 
     def on_optimizer_step(
@@ -182,15 +182,16 @@ class GateCallback(transformers.TrainerCallback):
 
     @torch.no_grad()
     def report(self) -> dict[str, float]:
-        """Expected counts, predicted costs of the expected counts, budgets, and how far the gates have moved."""
-        counts, shape, p = self._gates.expected_counts(), self._gates.shape, self._gates.probabilities()
+        """What the expected gates keep, predicted costs of that, budgets, and how far the gates have moved."""
+        counts, shape, e = self._gates.soft_counts(), self._gates.shape, self._gates.expectations()
         found = {
-            "kept_layers": p.layer * (p.attention + p.ffn - p.attention * p.ffn),
+            "kept_layers": e.layer * (e.attention + e.ffn - e.attention * e.ffn),
             "kept_heads": counts.heads,
             "kept_ffn_blocks": counts.neurons / shape.block_size,
             "kept_ranks": counts.ranks,
         }
         told = {name: float(values.sum()) for name, values in found.items()}
+        told["open"] = float(self._gates.penalty()) / max(1, sum(a.numel() for a in self._gates.log_alpha.values()))
         told["moved"] = self._moved()
         if self._price is not None:
             told |= {metric: float(cost) for metric, cost in self._price.cost_model(counts).items()}

@@ -21,7 +21,9 @@ DECAY = 0.95  # of the running mean of squared gradients
 WARMUP_STEPS = 10  # before the first removal; a shorter path removes everything after its last step
 SCHEDULE_POWER = 1.5
 SAVE_EVERY = 0.02  # of the dense FLOPs
-TOLERANCE = 1e-9  # of a fraction that is compared with an operating point
+# Of a fraction that is compared with an operating point: half of the layers have 50.005 % of the operations, the head's
+# included.
+TOLERANCE = 1e-3
 
 
 class PathObjective:

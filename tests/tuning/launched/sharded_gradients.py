@@ -25,7 +25,7 @@ def main(folder: Path) -> None:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     adapted, shape = tiny_adapted("llama")
     adapted = without_dropout(adapted).train()
-    gates = GateSet(shape, GRANULARITIES, temperature=2.0, probability_open=0.8, seed=1)
+    gates = GateSet(shape, GRANULARITIES, temperature=2.0, start=0.8, seed=1)
     attachment = attach(gates, adapted)
     if world > 1:
         torch.distributed.init_process_group("gloo")

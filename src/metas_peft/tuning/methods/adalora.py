@@ -1,8 +1,8 @@
 """AdaLoRA from PEFT: ranks move between projections while training; the backbone itself stays whole.
 
 Zhang et al. 2023, "Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning". It starts from the backbone as
-published and trains as long as our dense stage does, with half as many ranks again at first and its own schedule's
-proportions: a tenth of the steps before the first rank goes, three tenths after the last one has gone.
+published, with the head that the dense stage has trained, and trains as long as that stage does, with half as many
+ranks again at first: a tenth of the steps before the first one goes, three tenths after the last one has gone.
 """
 
 import copy
@@ -19,7 +19,7 @@ from metas_peft.backbones import Layout, compact, shape_of
 from metas_peft.backbones.adapters import task_type
 from metas_peft.core.errors import UnsupportedBackboneError
 from metas_peft.core.records import Subnet
-from metas_peft.tuning.context import Member, TuningContext
+from metas_peft.tuning.context import CHECK_TEXTS, Member, TuningContext
 from metas_peft.tuning.loop import fit
 from metas_peft.tuning.methods.base import METHODS, Method, TunedFront
 from metas_peft.tuning.objectives import TaskObjective
@@ -80,10 +80,16 @@ class AdaLora(Method):
         with _allocating(model):
             fit(model, context.data, context.collator, objective, settings, title="AdaLoRA", progress=context.progress)
         left = sum(sum(kept) for kept in model.peft_config["default"].rank_pattern.values())
-        merged = model.merge_and_unload()
-        whole = Subnet.dense(shape_of(merged))
-        member = Member("dense", Subnet.dense(shape), compact(merged, shape_of(merged), whole), 0.0)
-        return TunedFront([member], notes=[f"{left} ranks of {shape.n_layers * len(shape.sites) * ranks} are left."])
+        first = shape.n_layers * len(shape.sites) * config.init_r
+        batch = context.collator([context.data[i] for i in range(min(CHECK_TEXTS, len(context.data)))])
+        model.eval()
+        with torch.no_grad():
+            expected = context.form.rows(model, batch)
+            merged = model.merge_and_unload()
+            whole = compact(merged, shape_of(merged), Subnet.dense(shape_of(merged)))
+            gap = float((context.form.rows(whole, batch) - expected).abs().max())
+        member = Member("dense", Subnet.dense(shape), whole, gap)
+        return TunedFront([member], notes=[f"{left} of {first} ranks are left."])
 
 
 @contextmanager

@@ -1,22 +1,22 @@
-"""What one run for the whole front is compared with: the same members, each fine-tuned on its own."""
+"""What one run for the whole front is compared with: the same members, each fine-tuned alone from the dense model."""
 
 from metas_peft.tuning.context import TuningContext
 from metas_peft.tuning.methods.base import METHODS, TunedFront
-from metas_peft.tuning.methods.fixed import at_points, train_apart
+from metas_peft.tuning.methods.fixed import PACE_APART, at_points, train_apart
 from metas_peft.tuning.methods.nested import shrink
 from metas_peft.tuning.methods.priced import MetasPeft
 from metas_peft.tuning.pricing import flops_fraction
 
 
 class MetasPeftApart(MetasPeft):
-    """Our path; then every member is trained from its end for as many steps as our joint stage has."""
+    """Our path tells the members; each is trained from the shared start for as many steps as our joint stage has."""
 
     def tune(self, context: TuningContext) -> TunedFront:
-        """Shrink once, then train member after member."""
+        """Shrink once, start over, train member after member."""
         path, scores = shrink(context, self.price(context))
         members = at_points(context, path)
         sizes = [flops_fraction(s, context.shape, context.workload) for s in members.values()]
-        front = train_apart(context, members, context.schedule.joint * sum(sizes), context.checkpoint())
+        front = train_apart(context, members, context.schedule.joint * sum(sizes) / PACE_APART)
         return TunedFront(front.members, scores, path, front.notes)
 
 

@@ -2,11 +2,14 @@
 
 Hard-concrete gates are trained once against the method's cost; a model is cut at each operating point in the order in
 which the gates close, and fine-tuned for its part of the time that our joint stage takes. Dropped layers are
-fine-tuned the same way. The dense start is shared with all other methods, which is kinder than the descriptions.
+fine-tuned the same way. The dense start is shared with all other methods, and adapters, which are merged here, keep all
+their ranks: closing them would cost quality and save nothing. Both are kinder than the descriptions.
 """
 
+from dataclasses import replace
 from typing import ClassVar
 
+from metas_peft.core.records import Subnet
 from metas_peft.tuning.context import TuningContext
 from metas_peft.tuning.methods.base import METHODS, TunedFront
 from metas_peft.tuning.methods.fixed import DropAlternate, DropTop, at_points, cost_of_joint_stage, train_apart
@@ -27,9 +30,13 @@ class GatesAsDescribed(PricedMethod):
         """Train the gates, cut, fine-tune each model."""
         with context.on_labels_alone():
             gates = train_gates(context, self.price(context), self.granularities)
-            members = at_points(context, gates.path)
+            members = at_points(context, [_with_all_ranks(s) for s in gates.path])
             front = train_apart(context, members, cost_of_joint_stage(context), context.checkpoint())
         return TunedFront(front.members, gates.tensors, gates.path, gates.notes + front.notes)
+
+
+def _with_all_ranks(subnet: Subnet) -> Subnet:
+    return Subnet(tuple(replace(plan, ranks=None) for plan in subnet.layers))
 
 
 class EChordaAsDescribed(GatesAsDescribed, EChorda):

@@ -28,7 +28,7 @@ WARMUP, RAMP = 0.1, 0.3  # fractions of the steps: gates held open, then the cos
 
 
 class GatesObjective:
-    """Distilled loss under sampled gates, plus the price of the expected counts and the sparsity regulariser.
+    """Distilled loss under sampled gates, plus the price of the expected gates and the sparsity regulariser.
 
     Args:
         gates: The gates.
@@ -50,7 +50,7 @@ class GatesObjective:
         loss = self._distilled.loss(model, batch)
         if self._ramp == 0:
             return loss
-        cost = self._price(self._gates.expected_counts())
+        cost = self._price(self._gates.soft_counts())
         return loss + self._ramp * cost + self._sparsity * self._gates.penalty()
 
     def after_step(self, step: int, steps: int) -> None:
