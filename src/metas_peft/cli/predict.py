@@ -20,7 +20,7 @@ SHOWN = 60  # characters of a text in the table
 
 
 def predict(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run, or of `metas deploy`.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run.")],
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT...", help="Texts; `-` reads lines from standard input.")
     ] = None,

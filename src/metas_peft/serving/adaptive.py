@@ -135,7 +135,7 @@ class AdaptiveModel:
 
     @classmethod
     def open(cls, folder: str | Path, *, device: str | torch.device = "cpu", pinned: bool = False) -> "AdaptiveModel":
-        """Load what a finished run, or `metas deploy`, left in a folder.
+        """Load the front and the controller of a finished run.
 
         Args:
             folder: Such as `outputs/demo`.

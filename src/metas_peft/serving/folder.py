@@ -1,4 +1,4 @@
-"""What a run's folder says of its front; `metas deploy` writes folders with the same files."""
+"""What a run's folder says of its front, its controller and its texts."""
 
 from pathlib import Path
 from typing import Any

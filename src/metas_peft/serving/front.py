@@ -95,7 +95,7 @@ class ServedFront:
 
     @classmethod
     def open(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> "ServedFront":
-        """Load the front of a finished run, or of a folder that `metas deploy` made.
+        """Load the front of a finished run.
 
         Args:
             folder: Such as `outputs/demo`.
