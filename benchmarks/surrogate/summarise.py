@@ -26,6 +26,8 @@ NAMES = {
 ORDER = list(NAMES)
 DESIGN_NAMES = {"random": "random", "quantiles": "FLOPs quantiles", "d_optimal": "D-optimal"}
 METRICS = ("energy", "latency", "power")
+# What was aimed at: error by the oracle's, percent of processor time per setting and across settings.
+ORACLE, PER_SETTING, ACROSS = 1.25, 3.1, 6
 
 
 def table_of(results: Results, track: str) -> dict[str, Any]:
@@ -153,9 +155,11 @@ def gates_section(gates: dict[str, Any]) -> list[str]:
             "### Simulators, against the noise-free truth",
             "",
             "Five measured configurations of 150, repeat noise of 2 % at most; six settings of backbone, length, batch "
-            "and width; 20 draws of random points, six of designed ones. Training on made-up devices that follow the "
+            "and width, without those in which a device swaps; 20 draws of random points, six of designed ones. Training on made-up devices that follow the "
             "same equations makes this partly circular. `oracle` knows the true shape of a device's costs and fits "
-            "scale and shift of it to the same five. Points are at FLOPs quantiles unless said otherwise.",
+            "scale and shift of it to the same five. Points are at FLOPs quantiles unless said otherwise. The roofline "
+            "knows what is typical of the other simulators here; in the learning curve and further down it is the one "
+            "that ships, which knows made-up devices only.",
             "",
             "| device | `metas` | roofline | `reference` | log-affine | constant | oracle | `metas` by oracle "
             "| random points: `metas` | roofline | in 80 % interval |",
@@ -202,6 +206,32 @@ def gates_section(gates: dict[str, Any]) -> list[str]:
     return lines
 
 
+def missed(tables: dict[str, dict[str, Any]], gates: dict[str, Any]) -> list[str]:
+    """What was aimed at and not reached, from the same figures."""
+    found = gates["simulators"]
+    ratios = np.array([device["by_oracle"]["quantiles"] for device in found.values()])
+    inside = 100 * np.array([device["inside_80"] for device in found.values()])
+    local = gates["local"]
+    hat = tables["hat_latency"]["d_optimal"]
+    behind = [name for name, own in hat["metas"]["sets"].items() if own[1] >= hat["roofline"]["sets"][name][1]]
+    return [
+        "## Aimed at and not reached", "",
+        f"- An error of at most {ORACLE} times the oracle's with the same five points: {ratios.min():.2f} to "
+        f"{ratios.max():.2f}; {int((ratios > ORACLE).any(1).sum())} of {len(ratios)} simulators are above in a metric.",
+        f"- {PER_SETTING} % of processor time on this computer per setting: "
+        f"{local['per setting']['cpu']['quantiles']['metas']:.1f} % "
+        f"({local['per setting, one thread']['cpu']['quantiles']['metas']:.1f} % with one thread); {ACROSS} % across "
+        f"settings: {local['across settings']['cpu']['quantiles']['metas']:.1f} % "
+        f"({local['across settings, one thread']['cpu']['d_optimal']['metas']:.1f} % with one thread and D-optimal "
+        "points).",
+        f"- Below the roofline on every set of hat_latency: not on {len(behind)} of {len(hat['metas']['sets'])} with "
+        "D-optimal points.",
+        f"- 80 % intervals on each simulator: they hold {inside.min():.0f} to {inside.max():.0f} % of a metric's "
+        "readings.",
+        "",
+    ]  # fmt: skip
+
+
 def main() -> None:
     results = Results()
     tables = {t: table_of(results, t) for t in ("protran", "hat_latency", "wilkins_llm", "mlenergy_llm")}
@@ -215,13 +245,15 @@ def main() -> None:
         "## Public records", "",
         "Each set of other hardware held out; 30 seeds; 60 % of a set's rows are candidates, five are chosen without "
         "labels, all other rows are tested, none left out (`benchmarks/surrogate/protocol.py`). The networks of "
-        "`metas` learnt from simulated devices alone.",
+        "`metas` learnt from simulated devices alone; how much its networks and rooflines count, and what else was tried "
+        "(docs/decisions/0007), was decided while looking at these same sets, so that the figures are somewhat kind to it.",
         "",
         *public_section(tables),
     ]  # fmt: skip
     gates = DOCS / "surrogate_gates.json"
     if gates.exists():
         lines += ["## Gate configurations, clean passes", "", *gates_section(json.loads(gates.read_text()))]
+        lines += missed(tables, json.loads(gates.read_text()))
     speed = DOCS / "surrogate_speed.json"
     if speed.exists():
         found = json.loads(speed.read_text())
