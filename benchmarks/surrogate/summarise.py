@@ -155,8 +155,8 @@ def gates_section(gates: dict[str, Any]) -> list[str]:
             "### Simulators, against the noise-free truth",
             "",
             "Five measured configurations of 150, repeat noise of 2 % at most; six settings of backbone, length, batch "
-            "and width, without those in which a device swaps; 20 draws of random points, six of designed ones. Training on made-up devices that follow the "
-            "same equations makes this partly circular. `oracle` knows the true shape of a device's costs and fits "
+            "and width, without those in which a device swaps; 20 draws of random points, six of designed ones. "
+            "Training on made-up devices that follow the same equations makes this partly circular. `oracle` knows the true shape of a device's costs and fits "
             "scale and shift of it to the same five. Points are at FLOPs quantiles unless said otherwise. The roofline "
             "knows what is typical of the other simulators here; in the learning curve and further down it is the one "
             "that ships, which knows made-up devices only.",
@@ -245,8 +245,9 @@ def main() -> None:
         "## Public records", "",
         "Each set of other hardware held out; 30 seeds; 60 % of a set's rows are candidates, five are chosen without "
         "labels, all other rows are tested, none left out (`benchmarks/surrogate/protocol.py`). The networks of "
-        "`metas` learnt from simulated devices alone; how much its networks and rooflines count, and what else was tried "
-        "(docs/decisions/0007), was decided while looking at these same sets, so that the figures are somewhat kind to it.",
+        "`metas` learnt from simulated devices alone; how much its networks and rooflines count, and what else was "
+        "tried (docs/decisions/0007), was decided while looking at these same sets, so that the figures are somewhat "
+        "kind to it.",
         "",
         *public_section(tables),
     ]  # fmt: skip
