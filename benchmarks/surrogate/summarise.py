@@ -156,8 +156,9 @@ def gates_section(gates: dict[str, Any]) -> list[str]:
             "",
             "Five measured configurations of 150, repeat noise of 2 % at most; six settings of backbone, length, batch "
             "and width, without those in which a device swaps; 20 draws of random points, six of designed ones. "
-            "Training on made-up devices that follow the same equations makes this partly circular. `oracle` knows the "
-            "true shape of a device's costs and fits scale and shift of it to the same five. Points are at FLOPs quantiles unless said otherwise. The roofline "
+            "Training on made-up devices that follow the same equations makes this partly circular. `oracle` knows "
+            "the true shape of a device's costs and fits scale and shift of it to the same five. Points are at FLOPs "
+            "quantiles unless said otherwise. The roofline "
             "knows what is typical of the other simulators here; in the learning curve and further down it is the one "
             "that ships, which knows made-up devices only.",
             "",

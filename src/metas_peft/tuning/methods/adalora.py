@@ -62,7 +62,7 @@ class AdaLora(Method):
         per_epoch = math.ceil(math.ceil(len(context.data) / settings.batch_size) / settings.accumulation)
         steps = settings.steps or math.ceil(per_epoch * settings.epochs)
         ranks = max(site.rank for site in shape.sites)
-        usual = context.adapted.peft_config["default"]
+        usual: Any = context.adapted.peft_config["default"]
         backbone = copy.deepcopy(context.adapted).unload()
         layout = Layout(backbone)
         config = AdaLoraConfig(
@@ -79,7 +79,7 @@ class AdaLora(Method):
         objective = _Regularised(context.form, config.orth_reg_weight)
         with _allocating(model):
             fit(model, context.data, context.collator, objective, settings, title="AdaLoRA", progress=context.progress)
-        left = sum(sum(kept) for kept in model.peft_config["default"].rank_pattern.values())
+        left = sum(sum(kept) for kept in (config.rank_pattern or {}).values())
         first = shape.n_layers * len(shape.sites) * config.init_r
         batch = context.collator([context.data[i] for i in range(min(CHECK_TEXTS, len(context.data)))])
         model.eval()
