@@ -10,7 +10,7 @@ from metas_peft.testing.tiny import tiny_adapted, tiny_batch
 
 
 def scattered(shape, granularities=GRANULARITIES, seed=1, spread=3.0, **settings):
-    gates = GateSet(shape, granularities, probability_open=0.6, **settings)
+    gates = GateSet(shape, granularities, start=0.6, **settings)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in gates.parameters():
@@ -40,7 +40,7 @@ def test_attached_model_in_evaluation_equals_the_compact_one(family):
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0, 5.0])
-def test_as_many_units_stay_as_are_expected(temperature):
+def test_as_many_units_stay_as_the_expected_gates_add_up_to(temperature):
     _, shape = tiny_adapted("bert")
     for granularity in ("head", "ffn_block", "rank"):
         gates = scattered(shape, (granularity,), temperature=temperature)
@@ -50,7 +50,7 @@ def test_as_many_units_stay_as_are_expected(temperature):
             "ffn_block": sum(len(p.ffn_blocks) for p in plans),
             "rank": sum(len(r) for p in plans for r in p.ranks or ()),
         }[granularity]
-        assert kept == round(float(gates.penalty().detach())), granularity
+        assert kept == round(float(getattr(gates.expectations(), granularity).sum())), granularity
 
 
 def test_those_of_the_highest_expected_value_stay():
@@ -66,7 +66,7 @@ def test_those_of_the_highest_expected_value_stay():
 
 def test_heads_of_closed_layers_are_not_kept_or_counted():
     _, shape = tiny_adapted("bert")
-    gates = GateSet(shape, ("layer", "head"), probability_open=0.99)
+    gates = GateSet(shape, ("layer", "head"), start=0.99)
     with torch.no_grad():
         gates.log_alpha["layer"][1] = -20.0
     plans = expected_subnet(gates).layers
@@ -77,7 +77,7 @@ def test_heads_of_closed_layers_are_not_kept_or_counted():
 @pytest.mark.parametrize("granularities", [("layer",), ("attention", "ffn"), GRANULARITIES])
 def test_one_sub_layer_stays_when_every_gate_is_closed(granularities):
     _, shape = tiny_adapted("bert")
-    gates = GateSet(shape, granularities, probability_open=1e-6)
+    gates = GateSet(shape, granularities, start=1e-6)
     assert any(p.is_kept for p in expected_subnet(gates).layers)
 
 

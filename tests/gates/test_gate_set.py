@@ -40,10 +40,10 @@ def test_every_granularity_is_known():
     assert len(GRANULARITIES) == 6
 
 
-def test_gates_start_open_with_the_probability_wanted(shape):
-    for temperature in (2 / 3, 2.0, 5.0):
-        gates = GateSet(shape, GRANULARITIES, temperature=temperature, probability_open=0.9)
-        for value in vars(gates.probabilities()).values():
+def test_gates_start_with_the_expected_value_wanted_whatever_the_temperature(shape):
+    for temperature in (0.5, 2 / 3, 2.0, 5.0):
+        gates = GateSet(shape, GRANULARITIES, temperature=temperature, start=0.9)
+        for value in vars(gates.expectations()).values():
             assert torch.allclose(value, torch.full_like(value, 0.9), atol=1e-5)
 
 
@@ -111,6 +111,24 @@ def test_price_of_gates_has_the_gradient_of_finite_differences(shape):
         assert float(log_alpha.grad[place]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5), name
 
 
+@pytest.mark.parametrize("temperature", [0.5, 2 / 3, 2.0, 5.0])
+def test_price_of_expected_gates_is_felt_at_every_temperature(shape, temperature):
+    gates = GateSet(shape, ("layer", "head", "ffn_block"), temperature=temperature).double()
+    price = Price.on(tiny_cost_model(shape), Cost(1.0, 1.0, 1.0), shape)
+    price(gates.soft_counts()).backward()
+    for name, log_alpha in gates.log_alpha.items():
+        assert (log_alpha.grad > 1e-4).all(), name
+        place, step = tuple(size // 2 for size in log_alpha.shape), 1e-6
+        with torch.no_grad():
+            values = []
+            for sign in (1, -1):
+                log_alpha[place] += sign * step
+                values.append(float(price(gates.soft_counts())))
+                log_alpha[place] -= sign * step
+        # Where a quantile of the mid-point rule begins to be clipped, the rule has a kink.
+        assert float(log_alpha.grad[place]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-3), name
+
+
 @pytest.mark.parametrize("adapter", ["merged", "separate"])
 def test_price_through_the_surrogate_has_the_gradient_of_finite_differences(shape, adapter):
     workload, device = Workload(seq_len=16, adapter=adapter), open_device("pixel-8")
@@ -138,7 +156,10 @@ def test_price_through_the_surrogate_has_the_gradient_of_finite_differences(shap
 
 
 def test_open_gates_cost_what_the_whole_model_costs(shape):
-    gates = GateSet(shape, GRANULARITIES, probability_open=1 - 1e-7)
+    gates = GateSet(shape, GRANULARITIES)
+    with torch.no_grad():
+        for log_alpha in gates.log_alpha.values():
+            log_alpha.fill_(20.0)
     counted = paper_cost(shape, gates.expected_counts(), Workload(seq_len=16))
     dense = paper_cost(shape, Counts.dense(shape), Workload(seq_len=16))
     assert float(counted.flops.detach()) == pytest.approx(float(dense.flops), rel=1e-5)
@@ -162,12 +183,15 @@ def test_penalty_is_the_sum_of_probabilities(shape):
 def test_places_without_a_rank_are_not_counted():
     shape = tiny_adapted("bert", rank=4)[1]
     sites = [dataclasses.replace(s, rank=2 if s.name == "q" else 4) for s in shape.sites]
-    gates = GateSet(dataclasses.replace(shape, sites=tuple(sites)), ("rank",), probability_open=0.5)
+    gates = GateSet(dataclasses.replace(shape, sites=tuple(sites)), ("rank",))
+    gates.log_alpha["rank"].fill_(hard_concrete.log_alpha_for(0.5, gates.temperature))
     total = shape.n_layers * (2 + 4 * (len(sites) - 1))
     assert float(gates.expected_counts().ranks.sum()) == pytest.approx(total / 2, rel=1e-5)
     assert float(gates.penalty()) == pytest.approx(total / 2, rel=1e-5)
+    value = float(gates.expectations().rank[0, 0, 0])
     kept = [len(r) for plan in expected_subnet(gates).layers for r in plan.ranks]
-    assert sum(kept) == total / 2
+    assert sum(kept) == round(total * value)
+    assert float(gates.soft_counts().ranks.sum()) == pytest.approx(total * value, rel=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2 / 3, 2.0, 5.0])
@@ -180,7 +204,7 @@ def test_log_alpha_for_expectation_inverts_expected_gate(temperature, expectatio
 def test_samples_follow_the_seed_alone(shape):
     def drawn(seed):
         torch.manual_seed(seed * 17)  # the global state must not matter
-        return GateSet(shape, GRANULARITIES, probability_open=0.5, seed=seed).sample().head
+        return GateSet(shape, GRANULARITIES, start=0.5, seed=seed).sample().head
 
     assert torch.equal(drawn(1), drawn(1))
     assert not torch.equal(drawn(1), drawn(2))

@@ -78,7 +78,7 @@ def slopes(adapted, gates, batch):
 def test_gradients_of_gates_are_those_on_the_weights_in_full(family, way, device):
     adapted = quantised(family, way)
     batch = {k: v.to(device) for k, v in tiny_batch().items()}
-    settings = {"temperature": 2.0, "probability_open": 0.8, "seed": 1}
+    settings = {"temperature": 2.0, "start": 0.8, "seed": 1}
     gates = GateSet.of(adapted, GRANULARITIES, **settings)
     found = slopes(adapted, gates, batch)
     dequantise(adapted.get_base_model())

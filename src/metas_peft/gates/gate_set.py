@@ -64,7 +64,8 @@ class GateSet(nn.Module):
         shape: Shape of the backbone.
         granularities: Which granularities are gated; the others stay open.
         temperature: Concrete temperature.
-        probability_open: Probability with which every gate starts open.
+        start: Expected value E[z] of every gate at the start. (Started by the probability to be open, nearly every
+            sample would be small at high temperatures, and the model damaged before a gate has learnt anything.)
         seed: Seed of the samples.
 
     Raises:
@@ -80,7 +81,7 @@ class GateSet(nn.Module):
         granularities: Iterable[str],
         *,
         temperature: float = 2 / 3,
-        probability_open: float = 0.95,
+        start: float = 0.8,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -92,9 +93,9 @@ class GateSet(nn.Module):
                 raise UnknownNameError(f"Unknown gate granularity {name!r}: {nearest(name, GRANULARITIES)}")
         self.granularities: tuple[Granularity, ...] = tuple(g for g in GRANULARITIES if g in wanted)
         self.are_held_open = False
-        start = hard_concrete.log_alpha_for(probability_open, temperature)
+        log_odds = hard_concrete.log_alpha_for_expectation(start, temperature)
         shapes = gate_shapes(shape)
-        self.log_alpha = nn.ParameterDict({name: torch.full(shapes[name], start) for name in self.granularities})
+        self.log_alpha = nn.ParameterDict({name: torch.full(shapes[name], log_odds) for name in self.granularities})
         self._sizes = {name: shapes[name] for name in self.granularities}
         self._ones = {name: torch.ones(size) for name, size in shapes.items()}
         self.generator = torch.Generator().manual_seed(seed)
@@ -139,6 +140,14 @@ class GateSet(nn.Module):
     def expected_counts(self) -> Counts[torch.Tensor]:
         """Expected kept counts, differentiable: a head counts only in a kept layer, and so does a rank."""
         return counts_of(self.probabilities(), self.shape)
+
+    def soft_counts(self) -> Counts[torch.Tensor]:
+        """What the expected gates E[z] add up to, differentiable: what is priced, and how much the final choice keeps.
+
+        Expected counts agree with it once gates are decided. Before that, at high temperatures, nearly every sample is
+        above 0 and P(z > 0) has no slope, so that a price of the expected counts would not be felt.
+        """
+        return counts_of(self._values(lambda a: hard_concrete.expected_gate(a, self.temperature)), self.shape)
 
     def penalty(self) -> torch.Tensor:
         """Sum of P(z > 0) over all gates: the sparsity regulariser before its weight."""
