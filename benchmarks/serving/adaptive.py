@@ -12,7 +12,7 @@ pair with the best expected quality is taken. `gain` is the router's quality les
 of a bootstrap over the 872 sentences in which the router's and the members' answers are drawn together, and the pair is
 chosen anew. The routers:
 
-    shipped     what `controller.json` of the run does
+    shipped     the controller that a run makes of the held-out texts, with its verdict on whether routing pays
     tree, price trees of depth 3 on both features, fitted to the held-out texts at seven prices of time: the same
                 search, without the verdict on whether routing pays
     hindsight   the cheapest member that answers as the largest: a bound that must run all members first
@@ -31,12 +31,14 @@ from transformers import AutoTokenizer
 from metas_peft.backbones.store import load
 from metas_peft.conf.compose import load as load_config
 from metas_peft.control.assess import decide_all
+from metas_peft.control.distil import Recorded, distil
 from metas_peft.control.features import sequence_features
 from metas_peft.control.fit import fit
 from metas_peft.control.policy import cheapest_agreeing
-from metas_peft.control.runtime import from_json, read_information
+from metas_peft.control.runtime import read_information
 from metas_peft.core.files import read_json, write_json
-from metas_peft.export.members import members_of
+from metas_peft.core.records import METRICS
+from metas_peft.export.members import dense_of, members_of
 from metas_peft.tasks import DatasetRequest, open_task
 from metas_peft.tuning.data import Collator, EncodedTexts, predict
 from metas_peft.tuning.forms import CLASSES
@@ -121,26 +123,30 @@ def main() -> None:
     )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(members[0].folder, local_files_only=True)
     collator = Collator(tokenizer.pad_token_id)
-    models = [load(m.folder) for m in members]
+    models, whole = [load(m.folder) for m in members], dense_of(args.run)
+    assert whole is not None, "the run holds no dense model"
+    dense = load(whole.folder)
 
-    def ask(part: Any) -> Answers:
+    def ask(part: Any, asked: list) -> Answers:
         texts = CLASSES.encode(tokenizer, part, limits.max_length)
-        return Answers(np.stack([predict(model, texts, collator).numpy() for model in models]), texts)
+        return Answers(np.stack([predict(model, texts, collator).numpy() for model in asked]), texts)
 
-    held, shown = ask(data.holdout), ask(data.validation)
+    held, shown = ask(data.holdout, models), ask(data.validation, models)
     by_key = {row["key"]: row for row in results["front"]}
     costs = np.array([by_key[m.key]["latency_ms"] for m in members])
     noted = [by_key[m.key]["quality"] for m in members]
     assert np.allclose(shown.right.mean(1), noted), "these are not the texts that the run was evaluated on"
-    controller = from_json((args.run / "controller.json").read_text())
-    controller.require_run(results["run_id"])
     information = np.array(read_information(args.run / "self_information.f32"))
     features = {
         n: sequence_features(a.texts.ids, information, limits.max_length) for n, a in (("held", held), ("shown", shown))
     }
+    prices = np.array([[by_key[m.key][metric] for metric in METRICS] for m in members])
+    dense_price = np.array([results["dense"][metric] for metric in METRICS])
+    recorded = Recorded(*features["held"], held.right, ask(data.holdout, [dense]).right[0])
+    made = distil(recorded, prices, dense_price, depth=config.controller.depth, seed=config.training.seed)
     order = [int(i) for i in np.argsort(costs, kind="stable")]
     dense_ms = results["dense"]["latency_ms"]
-    routers: dict[str, Any] = {"shipped": routed(decide_all(controller.tree, *features["shown"]), shown, costs, 0)}
+    routers: dict[str, Any] = {"shipped": routed(decide_all(made.tree, *features["shown"]), shown, costs, 0)}
     for number, price in enumerate(PRICES):
         tree = fit(*features["held"], held.right.T - price * costs / dense_ms)
         routers[f"tree, price {price:g}"] = routed(decide_all(tree, *features["shown"]), shown, costs, 1 + number)
@@ -169,11 +175,20 @@ def main() -> None:
             for m, c, q, h in zip(members, costs, shown.right.mean(1), held.right.mean(1), strict=True)
         ],
         "routing_pays": pays,
+        "verdict": {
+            "gain_of_volume": made.gain,
+            "standard_error": made.gain_error,
+            "pays": made.pays,
+            "static_member": members[made.static].name,
+            "policy_and_tree_agree": float(
+                (made.policy.choose(*features["shown"]) == decide_all(made.tree, *features["shown"])).mean()
+            ),
+        },
         "best_gain_points": best["gain_points"],
         "routers": routers,
     }
     write_json(RESULT, result)
-    print("routing pays:", pays)
+    print("routing pays:", pays, result["verdict"])
     for name, row in routers.items():
         low, high = row["interval_95_points"]
         print(f"{name:24} {row['quality']:.4f} at {row['mean_latency_ms']:.2f} ms, chance {row['chance_quality']:.4f}: "

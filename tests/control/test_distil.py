@@ -33,6 +33,9 @@ def test_tree_routes_and_keeps_the_volume_of_the_policy_where_there_is_a_signal(
     policy = made.policy.choose(fresh.entropy, fresh.position)
     assert len(set(tree.tolist())) > 1
     assert made.tree.depth <= 3
+    stakes, expected = made.policy.stakes, made.policy.expected(fresh.entropy, fresh.position)
+    told = [stakes.volume(stakes.point(expected, choice)) for choice in (tree, policy)]
+    assert told[0] >= 0.99 * told[1]  # by what the policy expects, free of the noise of few answers at stake
     assert volume(fresh, tree) >= 0.97 * volume(fresh, policy)
     assert volume(fresh, tree) > 1.1 * volume(fresh, np.full(4000, made.static))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metas_peft.control.assess import decide_all
-from metas_peft.control.fit import DEPTH, fit
+from metas_peft.control.fit import BINS, DEPTH, fit
 from metas_peft.control.policy import Policy, among, fit_policy
 from metas_peft.control.tree import ControllerTree
 from metas_peft.control.worth import Stakes, settle
@@ -18,6 +18,7 @@ from metas_peft.control.worth import Stakes, settle
 PARTS = 4
 FEWEST = 20  # inputs in a part; fewer judge nothing
 DRAWS = 200
+COARSE = 24  # bins while it is still looked for where worth is linear
 
 
 @dataclass(frozen=True)
@@ -109,15 +110,15 @@ def repeat(policy: Policy, recorded: Recorded, depth: int) -> ControllerTree:
     if policy.around is None:
         return ControllerTree.always(stakes.static(expected))
 
-    def tree_of(worth: np.ndarray) -> ControllerTree:
-        return fit(recorded.entropy, recorded.position, worth, depth, members=members)
+    def tree_of(worth: np.ndarray, bins: int) -> ControllerTree:
+        return fit(recorded.entropy, recorded.position, worth, depth, members=members, bins=bins)
 
     def choose(worth: np.ndarray) -> np.ndarray:
-        return _sent(tree_of(worth), recorded)
+        return _sent(tree_of(worth, COARSE), recorded)
 
     _, around = settle(stakes, expected, policy.around, choose)
     worth = stakes.worth(expected, around)
-    tree = tree_of(worth)
+    tree = tree_of(worth, BINS)
     # A constant can always be repeated: nobody ends below the best single member.
     alone = int(among(members, worth.mean(0, keepdims=True))[0])
     ways = (tree, ControllerTree.always(alone))
