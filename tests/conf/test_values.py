@@ -3,14 +3,14 @@
 import pytest
 
 from metas_peft.conf.keys import locate, searched, walk
-from metas_peft.conf.schema import RunConfig
+from metas_peft.conf.schema import BudgetsConfig, RunConfig
 from metas_peft.conf.values import build, dump, leaves, normalise, replace, to_dict
 from metas_peft.core.errors import RunFileError, UnknownKeyError, UsageError
 
 
 def test_every_key_says_what_it_does_and_has_a_default():
     keys = list(walk())
-    assert len([k for k in keys if not k.is_section]) == 94
+    assert len([k for k in keys if not k.is_section]) == 97
     assert len([k for k in keys if k.is_section]) == 14
     for key in keys:
         assert key.rule.doc.endswith("."), key.path
@@ -240,3 +240,10 @@ def test_ranges_may_have_optunas_names(written, ours):
 def test_range_that_its_key_would_refuse_is_refused(name, span, message):
     with pytest.raises(UsageError, match=message):
         build({"optuna": {"search_space": {name: span}}})
+
+
+def test_fraction_of_one_metric_goes_before_that_of_all_three():
+    budgets = BudgetsConfig(relative=0.6, relative_power=1.0)
+    assert budgets.fractions() == {"energy_j": 0.6, "latency_ms": 0.6, "peak_power_w": 1.0}
+    assert BudgetsConfig(relative_latency=0.5).fractions() == {"latency_ms": 0.5}
+    assert BudgetsConfig().fractions() == {}

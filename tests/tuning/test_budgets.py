@@ -16,12 +16,13 @@ DENSE = COST(Counts.dense(MINILM))
 
 
 def test_relative_limit_is_of_the_predicted_dense_cost_and_the_tighter_one_counts():
-    limits = Limits.of({"latency_ms": 0.3 * DENSE.latency_ms, "energy_j": DENSE.energy_j}, 0.5, COST, MINILM)
-    assert limits.values == pytest.approx(
+    absolute = {"latency_ms": 0.3 * DENSE.latency_ms, "energy_j": DENSE.energy_j}
+    fractions = {"latency_ms": 0.5, "energy_j": 0.5, "peak_power_w": 0.9}
+    assert Limits.of(absolute, fractions, COST, MINILM).values == pytest.approx(
         {
             "latency_ms": 0.3 * DENSE.latency_ms,
             "energy_j": 0.5 * DENSE.energy_j,
-            "peak_power_w": 0.5 * DENSE.peak_power_w,
+            "peak_power_w": 0.9 * DENSE.peak_power_w,
         }
     )
 

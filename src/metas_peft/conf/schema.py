@@ -181,11 +181,30 @@ class BudgetsConfig:
     relative: float | None = key(
         None, "All three as a fraction of the ungated model's cost on the target.", above=0, at_most=1
     )
+    relative_energy: float | None = key(
+        None, "The same for energy alone; it goes before `relative`.", above=0, at_most=1
+    )
+    relative_latency: float | None = key(None, "For latency alone.", above=0, at_most=1)
+    relative_power: float | None = key(
+        None,
+        "For peak power alone, which on many devices falls little or not at all with the model.",
+        above=0,
+        at_most=1,
+    )
     mode: Literal["report", "meet"] = key(
         "report",
         "`report`: which members hold the budgets. `meet`: the front also has the largest member that is predicted to "
         "hold them all, and budgets that no model can hold end the run before it trains.",
     )
+
+    def fractions(self) -> dict[str, float]:
+        """Metric -> fraction of the ungated model's cost, where there is one."""
+        own = {
+            "energy_j": self.relative_energy,
+            "latency_ms": self.relative_latency,
+            "peak_power_w": self.relative_power,
+        }
+        return {m: f for m, v in own.items() if (f := self.relative if v is None else v) is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,9 +165,9 @@ class Outcome:
         """Budgets in absolute terms; a relative one is a fraction of the dense model's measured cost."""
         budgets, dense = self.config.budgets, self.target.cost(self.dense.subnet.key)
         found = {m: v for m in METRICS if (v := getattr(budgets, m)) is not None}
-        if budgets.relative is not None and dense is not None:
-            for metric, value in dense.items():
-                found[metric] = min(found.get(metric, np.inf), budgets.relative * value)
+        if dense is not None:
+            for metric, fraction in budgets.fractions().items():
+                found[metric] = min(found.get(metric, np.inf), fraction * getattr(dense, metric))
         return {metric: float(value) for metric, value in found.items()}
 
     def volumes(self, front: MethodFront) -> dict[str, float | None]:

@@ -232,7 +232,7 @@ class _Experiment:
         if budgets.mode == "report" or cost_model is None:
             return None
         absolute = {m: v for m in METRICS if (v := getattr(budgets, m)) is not None}
-        limits = Limits.of(absolute, budgets.relative, cost_model, self.bench.shape)
+        limits = Limits.of(absolute, budgets.fractions(), cost_model, self.bench.shape)
         limits.check()
         return limits
 
@@ -449,7 +449,7 @@ def _check_budgets(config: RunConfig) -> None:
     budgets = config.budgets
     if budgets.mode == "report":
         return
-    if all(getattr(budgets, m) is None for m in (*METRICS, "relative")):
+    if not budgets.fractions() and all(getattr(budgets, m) is None for m in METRICS):
         raise RunFileError(
             "budgets.mode=meet, but there is no budget. Set budgets.latency_ms, energy_j, peak_power_w or relative."
         )

@@ -27,13 +27,13 @@ class Limits:
 
     @classmethod
     def of(
-        cls, absolute: Mapping[str, float], relative: float | None, cost_model: CostModel, shape: BackboneShape
+        cls, absolute: Mapping[str, float], fractions: Mapping[str, float], cost_model: CostModel, shape: BackboneShape
     ) -> "Limits":
-        """Limits from absolute ones and a fraction of the ungated model's predicted cost; the tighter ones count."""
+        """Limits from absolute ones and fractions of the ungated model's predicted cost; the tighter ones count."""
         values = dict(absolute)
-        if relative is not None:
-            for metric, cost in cost_model(Counts.dense(shape)).items():
-                values[metric] = min(values.get(metric, np.inf), relative * float(np.asarray(cost)))
+        dense = cost_model(Counts.dense(shape))
+        for metric, fraction in fractions.items():
+            values[metric] = min(values.get(metric, np.inf), fraction * float(np.asarray(getattr(dense, metric))))
         return cls(values, cost_model, shape)
 
     def predicted(self, subnets: Sequence[Subnet]) -> Cost[np.ndarray]:
