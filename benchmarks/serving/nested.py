@@ -269,7 +269,7 @@ def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="also tell what the members of this finished run share")
-    parser.add_argument("--parts", nargs="+", default=["memory", "switching", "speed", "decoding"])
+    parser.add_argument("--parts", nargs="*", default=["memory", "switching", "speed", "decoding"])
     parser.add_argument("--hold", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
