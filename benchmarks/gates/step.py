@@ -105,7 +105,8 @@ def build(name: str, kind: str, data: EncodedTexts) -> Callable[[], None]:
     attach(gates, model)
     price = price_on_phone(shape, Workload(seq_len=LENGTH))
     args = transformers.TrainingArguments(output_dir="unused", use_cpu=True, report_to=[], learning_rate=1e-4)
-    callback: Any = GateCallback(gates, None, learning_rate=0.01, price=price, sparsity=1e-5)  # type: ignore[arg-type]
+    trainer = transformers.Trainer(model, args)
+    callback: Any = GateCallback(gates, trainer, learning_rate=0.01, price=price, sparsity=1e-5)
     state = transformers.TrainerState(max_steps=10_000)
     state.global_step = 0 if kind == "held open" else 6_000
     callback.on_train_begin(args, transformers.TrainerState(max_steps=10_000), None)
