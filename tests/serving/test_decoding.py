@@ -234,3 +234,11 @@ def test_models_that_cannot_take_turns_are_refused(served, family, language_mode
     front, _ = served(family, language_model)
     with pytest.raises(UnsupportedBackboneError, match=message):
         Switching(front, list(front))
+
+
+def test_other_decoders_stream_with_one_member(served):
+    front, cut = served("gpt2", True)
+    model, prompt = AdaptiveModel(front, Numbers()), [3, 4, 5]
+    for i, small in enumerate(cut):
+        expected = small.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False)[0, 3:].tolist()
+        assert [t.token_id for t in model.stream(prompt, max_new_tokens=6, member=f"m{i}")] == expected

@@ -101,7 +101,7 @@ class Switching:
                 f"A {type(base).__name__} generates no text. Decoding takes a causal language model."
             )
         layout = Layout(base)
-        if any(not _is_fillable(table) for table in layout.family.attention):
+        if len(members) > 1 and any(not _is_fillable(table) for table in layout.family.attention):
             raise UnsupportedBackboneError(
                 f"Members of the {layout.family.name} family cannot take turns in one cache: its keys and values do "
                 "not come from maps of their own. Name one member for the whole text."
