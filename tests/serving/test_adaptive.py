@@ -12,7 +12,7 @@ import metas_peft
 from metas_peft.backbones import compact
 from metas_peft.control.runtime import distribution_entropy, from_json, read_information, token_entropy
 from metas_peft.control.tree import LEAF, Controller, ControllerTree
-from metas_peft.core.errors import CheckpointError, UnknownNameError, UnsupportedBackboneError
+from metas_peft.core.errors import CheckpointError, UnknownNameError, UnsupportedBackboneError, UsageError
 from metas_peft.core.records import Subnet
 from metas_peft.serving import AdaptiveModel, ServedFront
 from metas_peft.testing.served import LONG, MAX_LENGTH, save_tiny_run
@@ -204,6 +204,13 @@ def test_stream_ends_with_the_end_token_and_with_the_longest_text():
     assert [t.token_id for t in model.stream("prompt", max_new_tokens=6)] == free[: free.index(free[2]) + 1]
     model.front.config.eos_token_id = None
     assert len(list(model.stream("p" * 60, max_new_tokens=99))) == 4  # it reads 64 tokens
+
+
+@pytest.mark.parametrize("length", [64, 65])
+def test_prompt_that_fills_the_context_is_refused(length):
+    with pytest.raises(UsageError, match=f"has {length} tokens and the model reads 64"):
+        writer("llama").stream("p" * length)
+    assert len(list(writer("llama").stream("p" * 63))) == 1
 
 
 def test_drawn_tokens_depend_on_the_seed_alone():

@@ -22,7 +22,7 @@ import torch
 from metas_peft.control.features import next_token_entropy
 from metas_peft.control.runtime import token_entropy
 from metas_peft.control.tree import Controller
-from metas_peft.core.errors import CheckpointError, UnknownNameError, UnsupportedBackboneError
+from metas_peft.core.errors import CheckpointError, UnknownNameError, UnsupportedBackboneError, UsageError
 from metas_peft.serving.decoding import Switching
 from metas_peft.serving.folder import (
     INFORMATION,
@@ -269,12 +269,19 @@ class AdaptiveModel:
 
         Raises:
             UnknownNameError: There is no such member.
+            UsageError: The prompt leaves no place for a token.
             UnsupportedBackboneError: The model does not generate text, or its members cannot take turns.
             SubnetError: No member that the controller chooses contains the others.
         """
         ids = list(self.tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else [int(t) for t in prompt]
         pinned = None if member is None else Decision(self.front[member])
         switching = self._taking_turns(pinned)
+        longest = self.front.config.get_text_config().max_position_embeddings
+        if len(ids) >= longest:
+            raise UsageError(
+                f"The prompt has {len(ids)} tokens and the model reads {longest}, so that no place is left to write "
+                "in. Give a shorter one."
+            )
         return self._generate(ids, switching, pinned, max_new_tokens, temperature, seed)
 
     def _taking_turns(self, pinned: Decision | None) -> Switching:
