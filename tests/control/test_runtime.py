@@ -59,6 +59,14 @@ def test_json_keeps_the_length_that_positions_are_taken_of(nested: Controller) -
     assert from_bytes(pack(whole)) == nested
 
 
+@pytest.mark.parametrize("length", [-4, 0, 12.5, "128", True, [128]])
+def test_a_length_that_no_text_can_have_is_refused_in_a_sentence(nested: Controller, length: object) -> None:
+    text = json.dumps(nested.as_dict() | {"max_length": length})
+    with pytest.raises(CheckpointError, match=r"\(max_length\); expected a whole number of at least 1\. Write") as seen:
+        from_json(text)
+    assert repr(length) in str(seen.value)
+
+
 def test_json_keeps_names_and_members(nested: Controller) -> None:
     back = from_json(json.dumps(nested.as_dict()))
     assert back == nested

@@ -159,6 +159,12 @@ class Controller:
                 f"The controller's tree chooses member {max(self.tree.members_used)} of {len(self.members)} members. "
                 "It belongs to another front; write the controller again."
             )
+        # type(), for True is an int to isinstance; a float would have to be rounded behind the user's back.
+        if self.max_length is not None and (type(self.max_length) is not int or self.max_length < 1):
+            raise CheckpointError(
+                f"The controller takes positions of {self.max_length!r} tokens (max_length); expected a whole number "
+                "of at least 1. Write the controller again."
+            )
         if len({len(subnet.layers) for subnet in self.members}) != 1:
             raise CheckpointError("The controller's members have different numbers of layers; they need one backbone.")
 
@@ -204,10 +210,9 @@ class Controller:
             )
         try:
             members = tuple(Subnet.from_dict(member) for member in data["members"])
-            length = data.get("max_length")
             return cls(
                 ControllerTree.from_dict(data["tree"]), members, str(data["run"]), tuple(data.get("names", ())),
-                None if length is None else int(length),
+                data.get("max_length"),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"controller.json cannot be read ({error!r}); write the controller again.") from error
