@@ -50,6 +50,13 @@ def test_budgets_that_hold_leave_with_0_and_json(finished, tmp_path, capsys):
     assert (tmp_path / "out" / "report.html").exists()
 
 
+@pytest.mark.parametrize("written", ["{}/", "{}/.", "{}//"])
+def test_the_folder_is_found_however_it_is_written(finished, tmp_path, capsys, written):
+    status = status_of("deploy", written.format(finished), "--device", "pixel-8", "--budget", "latency_ms=900",
+                       "energy_j=9", "--plan", tmp_path / "five.csv")  # fmt: skip
+    assert (status, said(capsys)[1].strip()) == (0, str(tmp_path / "five.csv"))
+
+
 def test_tables_name_predicted_measured_and_the_budgets(finished, tmp_path, capsys):
     assert (
         status_of("deploy", finished, "--device", "pixel-8", "--budget", "latency_ms=900", "--out", tmp_path / "o") == 0

@@ -58,8 +58,8 @@ def deploy(
     from metas_peft.deploy.budgets import parse_budgets
 
     log_to_stderr()
-    folder = _folder(words)
-    budgets = parse_budgets([*(budget or ()), *(word for word in words if word != str(folder))])
+    folder, further = _folder(words)
+    budgets = parse_budgets([*(budget or ()), *further])
     if plan is not None and records:
         raise UsageError("--plan asks for measurements and --records brings them; leave out the one or the other.")
     from metas_peft.deploy.candidates import open_run
@@ -98,12 +98,12 @@ def deploy(
         raise (BudgetInfeasibleError if done.result["chosen"] is None else MetasPeftError)(done.failure)
 
 
-def _folder(words: Sequence[str]) -> Path:
-    """The run's folder among what was written without an option: `--budget a=1 b=2` leaves `b=2` there, too."""
+def _folder(words: Sequence[str]) -> tuple[Path, list[str]]:
+    """The run's folder among what was written without an option, and the rest: `--budget a=1 b=2` leaves `b=2` there."""
     folders = [word for word in words if "=" not in word or Path(word).is_dir()]
     if len(folders) != 1:
         raise UsageError(f"One folder of a finished run was expected, seen {', '.join(folders) or 'none'}.")
-    return Path(folders[0])
+    return Path(folders[0]), [word for word in words if word not in folders]
 
 
 def _file_name(device: str) -> str:
