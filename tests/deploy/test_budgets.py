@@ -22,6 +22,8 @@ def test_power_of_run_files_is_the_peak():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("", "--budget is empty"),
+        (" , ", "--budget is empty"),
         ("latency=80", "did you mean 'latency_ms'"),
         ("flops_g=3", "there is no budget 'flops_g'"),
         ("latency_ms", "a name and a number"),

@@ -16,9 +16,11 @@ def parse_budgets(texts: Sequence[str]) -> dict[str, float]:
         texts: Such as `latency_ms=80`; one may hold several, with commas or blanks between them.
 
     Raises:
-        UsageError: No equals sign, an unknown name, a name twice, or a limit that is no positive number.
+        UsageError: An empty text, no equals sign, an unknown name, a name twice, or a limit that is no positive number.
     """
     found: dict[str, float] = {}
+    if any(not given.replace(",", " ").split() for given in texts):
+        raise UsageError("--budget is empty: a name and a number were expected, such as latency_ms=80.")
     for text in (part for given in texts for part in given.replace(",", " ").split()):
         name, equals, value = text.partition("=")
         name = ALIASES.get(name, name)
