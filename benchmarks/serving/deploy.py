@@ -13,7 +13,8 @@ measures five configurations (counted), calibrates, chooses, and measures the ch
 `holds` are those whose measurement is inside, `within_3_pct` those whose measurement is no more than 3 % above. For
 comparison, `by_prediction` chooses by the predictions themselves instead of by the upper ends of their 80 % intervals,
 and is judged by the candidate's cost as the budget was made of it; `quality_lost` is what the chosen one is expected to
-be worse than the best that holds the budgets by that cost, in points.
+be worse than the best that holds the budgets by that cost, in points; not told on this computer, where the cost of most
+candidates is not known. Nothing is exported here: what is measured on this computer is the candidate in memory.
 """
 
 import argparse
@@ -65,7 +66,8 @@ def deployment(run: FinishedRun, source: OpenDevice, budgets: dict, reference: n
     assert record is not None
     measured = record.cost.as_dict()
     inside = (reference[:, [METRICS.index(m) for m in budgets]] <= list(budgets.values())).all(1)
-    best = max(c.quality for c, holds in zip(run.candidates, inside, strict=True) if holds)
+    is_known = np.isfinite(reference[:, [METRICS.index(m) for m in budgets]]).all()
+    best = max(c.quality for c, holds in zip(run.candidates, inside, strict=True) if holds) if is_known else None
     predicted = decision.middle[choice.index]
     plain = choose([c.quality for c in run.candidates], [c.flops_fraction for c in run.candidates], decision.middle,
                    decision.middle, budgets)  # fmt: skip
@@ -75,14 +77,14 @@ def deployment(run: FinishedRun, source: OpenDevice, budgets: dict, reference: n
         "measured": {m: measured[m] for m in budgets},
         "predicted": {m: float(predicted[METRICS.index(m)]) for m in budgets},
         "worst_over_pct": max(100 * (measured[m] / v - 1) for m, v in budgets.items()),
-        "quality_lost": 100 * (best - chosen.quality),
+        "quality_lost": None if best is None else 100 * (best - chosen.quality),
         # Judged where the candidate's cost is known.
         "by_prediction": None if not isinstance(plain, Choice) or np.isinf(reference[plain.index]).all() else {
             "chosen": run.candidates[plain.index].name,
             "worst_over_pct": max(
                 float(100 * (reference[plain.index, METRICS.index(m)] / v - 1)) for m, v in budgets.items()
             ),
-            "quality_lost": 100 * (best - run.candidates[plain.index].quality),
+            "quality_lost": None if best is None else 100 * (best - run.candidates[plain.index].quality),
         },
     }  # fmt: skip
 
@@ -91,7 +93,9 @@ def summary(rows: list[dict]) -> dict:
     """Counts over the budgets of one device."""
     worst = [r["worst_over_pct"] for r in rows]
     plain = [r["by_prediction"] for r in rows if r.get("by_prediction")]
-    lost = [r["quality_lost"] for r in rows if r["chosen"]]
+    lost, plain_lost = (
+        [r["quality_lost"] for r in some if r.get("quality_lost") is not None] for some in (rows, plain)
+    )
     errors = [abs(r["predicted"][m] / r["measured"][m] - 1) * 100 for r in rows if r["chosen"] for m in r["budgets"]]
     return {
         "budgets": len(rows),
@@ -104,7 +108,7 @@ def summary(rows: list[dict]) -> dict:
         "by_prediction": {
             "holds": sum(p["worst_over_pct"] <= 0 for p in plain),
             "within_3_pct": sum(p["worst_over_pct"] <= TOLERANCE_PCT for p in plain),
-            "mean_quality_lost": float(np.mean([p["quality_lost"] for p in plain])) if plain else None,
+            "mean_quality_lost": float(np.mean(plain_lost)) if plain_lost else None,
         },
     }
 
