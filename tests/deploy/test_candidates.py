@@ -34,6 +34,8 @@ def test_quality_is_of_evaluation_texts_where_nothing_was_held_out(folder):
     change(folder, "results.json", controller=None)
     run = open_run(folder)
     assert (run.candidates[0].quality, run.candidates[0].quality_of) == (0.90, EVALUATED)
+    assert len(run.notes) == 1
+    assert "no quality on held-out texts" in run.notes[0]
 
 
 def test_five_points_are_spread_over_what_may_be_deployed(run):

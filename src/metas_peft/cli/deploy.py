@@ -99,7 +99,7 @@ def deploy(
 
 
 def _folder(words: Sequence[str]) -> tuple[Path, list[str]]:
-    """The run's folder among what was written without an option, and the rest: `--budget a=1 b=2` leaves `b=2` there."""
+    """The run's folder among what was written without an option, and the rest (`b=2` of `--budget a=1 b=2`)."""
     folders = [word for word in words if "=" not in word or Path(word).is_dir()]
     if len(folders) != 1:
         raise UsageError(f"One folder of a finished run was expected, seen {', '.join(folders) or 'none'}.")

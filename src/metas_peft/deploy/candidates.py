@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 
 POINTS = 5
 HELD_OUT, EVALUATED, BETWEEN = "held-out texts", "evaluation texts", "between neighbours"
+NOT_HELD_OUT = (
+    "The run noted no quality on held-out texts, so that evaluation texts choose here: the quality of what is "
+    "chosen is a little too good."
+)
 POOL = 200  # random subnets among which points are designed where a front has too few members
 
 
@@ -104,6 +108,8 @@ def open_run(folder: Path) -> FinishedRun:
         for m, q, s in zip(members, quality, sizes, strict=True)
     ]
     between, notes = _between(folder, members, stored, shape, workload)
+    if quality_of == EVALUATED:
+        notes = [NOT_HELD_OUT, *notes]
     candidates = sorted([*stored, *between], key=lambda c: -c.flops_fraction)
     return FinishedRun(folder, results, shape, workload, members, candidates, notes)
 
