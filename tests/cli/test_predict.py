@@ -122,6 +122,17 @@ def test_mistakes_are_answered_in_one_sentence(copied, capsys, change, arguments
     assert told.out == ""
 
 
+def test_input_that_is_not_utf8_is_answered_in_one_sentence(run, capsys, monkeypatch):
+    for errors, message in (("strict", "Standard input cannot be read"), ("surrogateescape", "is no text")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"fine\nd\xfcll\n"), "utf-8", errors))
+        assert status_of("predict", run, "-") == 1
+        told = capsys.readouterr().err
+        assert message in told
+        assert len(told.splitlines()) == 1
+    assert status_of("predict", run, "d\udcfcll") == 1
+    assert "'d\\udcfcll' is no text" in capsys.readouterr().err
+
+
 def test_no_text_is_wrong_usage(run, capsys):
     assert status_of("predict", run) == 2
     assert "There is no text" in capsys.readouterr().err

@@ -63,7 +63,7 @@ def _texts(arguments: list[str], file: Path | None) -> list[str]:
     """Texts from the command line, standard input and a file, in this order."""
     given: list[str] = []
     for text in arguments:
-        given += _lines(sys.stdin.read()) if text == STANDARD_INPUT else [text]
+        given += _standard_input() if text == STANDARD_INPUT else [_encodable(text)]
     if file is not None:
         try:
             given += _lines(file.read_text(encoding="utf-8"))
@@ -72,6 +72,22 @@ def _texts(arguments: list[str], file: Path | None) -> list[str]:
     if not given:
         raise UsageError("There is no text. Write texts after the folder, `-` for standard input, or --file FILE.")
     return given
+
+
+def _standard_input() -> list[str]:
+    try:
+        return [_encodable(line) for line in _lines(sys.stdin.read())]
+    except UnicodeDecodeError as error:
+        raise MetasPeftError(f"Standard input cannot be read ({error}). Give UTF-8 with a text per line.") from error
+
+
+def _encodable(text: str) -> str:
+    """The text, unless it stands for bytes that are no UTF-8 (Python keeps such bytes as half characters)."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise MetasPeftError(f"{ascii(text)} is no text ({error.reason}). Give UTF-8.") from error
+    return text
 
 
 def _lines(text: str) -> list[str]:
