@@ -45,6 +45,22 @@ def test_the_largest_member_is_found_wherever_it_is_listed(copied):
     assert front.own_bytes == 0
 
 
+def test_an_interrupted_switch_is_made_up_for(run, monkeypatch):
+    front, batch = ServedFront.open(run), tiny_batch(vocabulary=12)
+    expected = front(**batch).logits
+    switch = front._switches[front["30 %"].key]
+
+    def interrupted():
+        switch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(front._switches, front["30 %"].key, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        front.activate("30 %")
+    assert front.active.name == "60 %"
+    assert torch.equal(front(**batch).logits, expected)
+
+
 def test_members_are_found_by_name_and_by_key(run):
     front = ServedFront.open(run)
     assert front["30%"] is front["30 %"] is front[front["30 %"].key]

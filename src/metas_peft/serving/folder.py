@@ -1,4 +1,7 @@
-"""What a run's folder says of its front, its controller and its texts."""
+"""What a run's folder says of its front, its controller and its texts.
+
+A folder that `metas deploy` wrote is none: it has one model, in `model/`, which `metas_peft.load` reads.
+"""
 
 from pathlib import Path
 from typing import Any

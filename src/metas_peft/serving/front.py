@@ -91,6 +91,7 @@ class ServedFront:
         for member, switch in zip(found, bind(self._model, [m.plan for m in found]), strict=True):
             self._switches[member.key] = switch
         self.largest = self.active = found[0]
+        self._is_between = False
         self._records = False
 
     @classmethod
@@ -139,13 +140,16 @@ class ServedFront:
             UnknownNameError: There is no such member.
         """
         member = self[name]
-        if member is not self.active:
+        if member is not self.active or self._is_between:
+            self._is_between = True  # an interrupt in the next line leaves some assignments of one and some of another
             self._switches[member.key]()
-            self.active = member
+            self.active, self._is_between = member, False
         return member
 
     def __call__(self, **inputs: Any) -> Any:
         """One pass of the active member, without gradients; takes and gives what its `transformers` class does."""
+        if self._is_between:
+            self.activate(self.active.name)
         if not self._records and any(value is True for name, value in inputs.items() if name.startswith("output_")):
             self._record()
         with torch.inference_mode():
@@ -193,6 +197,15 @@ class ServedFront:
     def generates(self) -> bool:
         """Whether the members are causal language models."""
         return self._model.can_generate()
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens at which a text ends, by the model's config or by its settings of generation."""
+        found: set[int] = set()
+        for settings in (self.config.get_text_config(), self._model.generation_config):
+            ends = settings.eos_token_id
+            found.update(ends if isinstance(ends, (list, tuple)) else [] if ends is None else [ends])
+        return frozenset(found)
 
     @property
     def weight_bytes(self) -> int:
