@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,43 @@ def test_answers_do_not_depend_on_batches(model, batch_size):
         assert (a.label, a.member) == (b.label, b.member)
         assert torch.allclose(a.logits, b.logits, atol=1e-5)
     assert model.predict([]) == []
+
+
+def test_a_single_text_is_one_text(model):
+    (answer,) = model.predict("a fine film")
+    assert torch.equal(answer.logits, model("a fine film").logits)
+
+
+def test_texts_without_tokens_and_unknown_tokens_are_refused(model):
+    bare = AdaptiveModel(model.front, lambda texts, **_: {"input_ids": [[2, 3], []]}, model.controller, [0.0] * 99)
+    with pytest.raises(UsageError, match="has no tokens"):
+        bare.predict(["a", ""])
+    for strange in (-1, 13):
+        bare.tokenizer = lambda texts, token=strange, **_: {"input_ids": [[2, token]]}
+        with pytest.raises(UsageError, match=f"knows the tokens 0 to 12, seen {strange}"):
+            bare.predict(["a"])
+
+
+def test_threads_take_turns(model, monkeypatch):
+    """The second thread comes between the first one's choice of a member and its pass, if it can."""
+    expected = {name: model(TEXTS[0], member=name).logits for name in ("60 %", "30 %")}
+    assert not torch.allclose(expected["60 %"], expected["30 %"], atol=1e-3)
+    found, activate = {}, model.front.activate
+    other = threading.Thread(target=lambda: found.update({"30 %": model(TEXTS[0], member="30 %").logits}))
+
+    def interrupted(name):
+        member = activate(name)
+        if name == "60 %" and other.ident is None:
+            other.start()
+            other.join(0.5)
+        return member
+
+    monkeypatch.setattr(model.front, "activate", interrupted)
+    found["60 %"] = model(TEXTS[0], member="60 %").logits
+    other.join()
+    assert {name: torch.allclose(found[name], expected[name], atol=1e-6) for name in found} == dict.fromkeys(
+        expected, True
+    )
 
 
 def test_a_named_member_answers_everything(model):
@@ -204,6 +242,23 @@ def test_stream_ends_with_the_end_token_and_with_the_longest_text():
     assert [t.token_id for t in model.stream("prompt", max_new_tokens=6)] == free[: free.index(free[2]) + 1]
     model.front.config.eos_token_id = None
     assert len(list(model.stream("p" * 60, max_new_tokens=99))) == 4  # it reads 64 tokens
+
+
+def test_stream_ends_with_the_end_tokens_of_the_generation_settings():
+    model = writer("llama")
+    settings = model.front._model.generation_config
+    model.front.config.eos_token_id = settings.eos_token_id = None
+    free = [t.token_id for t in model.stream("prompt", max_new_tokens=6)]
+    assert len(free) == 6
+    model.front.config.eos_token_id, settings.eos_token_id = 96, [95, free[2]]
+    assert model.front.end_tokens == {96, 95, free[2]}
+    assert [t.token_id for t in model.stream("prompt", max_new_tokens=6)] == free[: free.index(free[2]) + 1]
+
+
+@pytest.mark.parametrize(("prompt", "message"), [([], "has no tokens"), ("", "has no tokens"), ([5, 97], "seen 97")])
+def test_prompts_without_tokens_and_unknown_tokens_are_refused(prompt, message):
+    with pytest.raises(UsageError, match=message):
+        writer("llama").stream(prompt)
 
 
 @pytest.mark.parametrize("length", [64, 65])

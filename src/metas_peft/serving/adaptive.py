@@ -11,6 +11,7 @@ self-information of the tokens and their number, for each further token from the
 drawn from and its place.
 """
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -132,6 +133,8 @@ class AdaptiveModel:
             max_length = max_length or controller.max_length
         self.max_length = max_length or front.longest
         self._switching: dict[tuple[str, ...], Switching] = {}
+        # Members take turns in one set of modules, so that threads have to.
+        self._turn = threading.Lock()
 
     @classmethod
     def open(cls, folder: str | Path, *, device: str | torch.device = "cpu", pinned: bool = False) -> "AdaptiveModel":
@@ -198,11 +201,11 @@ class AdaptiveModel:
         """
         return self.predict([text], member=member)[0]
 
-    def predict(self, texts: Sequence[str], *, member: str | None = None, batch_size: int = 32) -> list[Answer]:
+    def predict(self, texts: str | Sequence[str], *, member: str | None = None, batch_size: int = 32) -> list[Answer]:
         """Answer texts, each by the member that is chosen for it; those of one member go in batches.
 
         Args:
-            texts: The texts.
+            texts: The texts; a single one may stand by itself.
             member: Name or key of the member to ask; the controller chooses if absent.
             batch_size: Most texts per pass.
 
@@ -211,14 +214,19 @@ class AdaptiveModel:
 
         Raises:
             UnknownNameError: There is no such member.
+            UsageError: A text has no tokens, or one that the model does not know.
             UnsupportedBackboneError: The model generates text instead.
         """
         if self.front.generates:
             raise UnsupportedBackboneError("This model generates text and gives no classes. Use `stream`.")
         if not texts:
             return []
-        encoded = self.tokenizer(list(texts), truncation=self.max_length is not None, max_length=self.max_length)
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        with self._turn:
+            encoded = self.tokenizer(texts, truncation=self.max_length is not None, max_length=self.max_length)
         ids = encoded["input_ids"]
+        for tokens in ids:
+            self._require_readable(tokens)
         pinned = None if member is None else Decision(self.front[member])
         decisions = [pinned or self.decide(tokens) for tokens in ids]
         groups: dict[str, list[int]] = {}
@@ -233,14 +241,26 @@ class AdaptiveModel:
         return [answers[i] for i in range(len(ids))]
 
     def _logits(self, member: ServedMember, ids: Sequence[Sequence[int]]) -> torch.Tensor:
-        self.front.activate(member.name)
         device = self.front.device
         pad = PAD if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         width = max(len(tokens) for tokens in ids)
         padded = torch.tensor([[*tokens, *[pad] * (width - len(tokens))] for tokens in ids], device=device)
         lengths = torch.tensor([len(tokens) for tokens in ids], device=device)
         mask = (torch.arange(width, device=device) < lengths[:, None]).long()
-        return self.front(input_ids=padded, attention_mask=mask).logits.float().cpu()
+        with self._turn:
+            self.front.activate(member.name)
+            return self.front(input_ids=padded, attention_mask=mask).logits.float().cpu()
+
+    def _require_readable(self, ids: Sequence[int]) -> None:
+        """Refuse what has no tokens, or tokens that the model has no embedding of."""
+        if not ids:
+            raise UsageError("A text has no tokens, so that there is nothing to answer. Give one with words.")
+        vocabulary = self.front.config.get_text_config().vocab_size
+        unknown = [token for token in ids if not 0 <= token < vocabulary]
+        if unknown:
+            raise UsageError(
+                f"The model knows the tokens 0 to {vocabulary - 1}, seen {unknown[0]}. Use its backbone's tokeniser."
+            )
 
     def _answer(self, logits: torch.Tensor, decision: Decision) -> Answer:
         probability, index = logits.softmax(-1).max(-1)
@@ -269,13 +289,15 @@ class AdaptiveModel:
 
         Raises:
             UnknownNameError: There is no such member.
-            UsageError: The prompt leaves no place for a token.
+            UsageError: The prompt has no tokens, one that the model does not know, or leaves no place for another.
             UnsupportedBackboneError: The model does not generate text, or its members cannot take turns.
             SubnetError: No member that the controller chooses contains the others.
         """
-        ids = list(self.tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else [int(t) for t in prompt]
         pinned = None if member is None else Decision(self.front[member])
-        switching = self._taking_turns(pinned)
+        with self._turn:
+            switching = self._taking_turns(pinned)
+            ids = list(self.tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else [int(t) for t in prompt]
+        self._require_readable(ids)
         longest = self.front.config.get_text_config().max_position_embeddings
         if len(ids) >= longest:
             raise UsageError(
@@ -300,7 +322,7 @@ class AdaptiveModel:
     ) -> Iterator[Token]:
         config = self.front.config.get_text_config()
         device = self.front.device
-        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        ends = self.front.end_tokens
         generator = torch.Generator().manual_seed(seed)
         cache, tokens, begun, shown = switching.cache(), list(ids), len(ids), ""
         decision = pinned or self.decide(ids)
