@@ -86,6 +86,8 @@ def test_budgets_that_nothing_holds_leave_with_1_and_what_would_do(finished, tmp
         (["--budget", "latency_ms=fast"], "is no number"),
         (["--budget", "latency_ms=-3"], "positive number"),
         (["--budget", "latency_ms=3", "lateny_ms=3"], "did you mean 'latency_ms'"),
+        (["--budget", ""], "--budget is empty"),
+        (["--plan", "five"], "Call it FILE.csv"),
         (["--threads", "2"], "--threads belong to the device `local`"),
         (["--records", "a.csv", "--plan", "b.csv"], "leave out the one or the other"),
         (["--records", "a.csv", "--threads", "2"], "would measure here"),

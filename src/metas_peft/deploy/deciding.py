@@ -50,13 +50,15 @@ def decide(run: FinishedRun, budgets: Mapping[str, float], source: Source, seed:
     """
     points = points_to_measure(run, seed)
     measured = source.calibrate(points)
+    for metric in budgets:
+        lacking = sum(getattr(r.cost, metric) is None for r in measured)
+        if lacking:
+            which = "" if lacking == len(points) else f"{lacking} of "
+            raise CalibrationError(
+                f"There is a budget for {metric}, but {which}the {len(points)} measurements of {source.device} do not "
+                "have it. Measure it, or leave the budget out."
+            )
     costing = fit_costing(measured, source.spec)
-    unknown = [m for m in budgets if m not in costing.known]
-    if unknown:
-        raise CalibrationError(
-            f"There is a budget for {' and '.join(unknown)}, but the {len(points)} measurements of {source.device} do "
-            "not have it. Measure it, or leave the budget out."
-        )
     middle, low, high = costing.predict(run, [c.subnet for c in run.candidates])
     quality, size = [c.quality for c in run.candidates], [c.flops_fraction for c in run.candidates]
     return Decision(points, measured, costing, middle, low, high, choose(quality, size, middle, high, budgets))

@@ -128,7 +128,8 @@ class Findings:
         decision, at = self.decision, choice.index
         middle, low, high = decision.middle[at], decision.low[at], decision.high[at]
         predicted, budgets = self._told(middle), self.request.budgets
-        over = {m: None if record is None else _over(getattr(record.cost, m), v) for m, v in budgets.items()}
+        counts = record is not None and record.is_valid
+        over = {m: _over(getattr(record.cost, m), v) if counts else None for m, v in budgets.items()}
         chosen = {
             **_facts(self.request.run.candidates[choice.index]),
             "inside_by": choice.by,

@@ -11,12 +11,13 @@ OUT/
 import contextlib
 import csv
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metas_peft.core.errors import OutputError
+from metas_peft.core.errors import OutputError, UsageError
 from metas_peft.core.files import write_json
 from metas_peft.core.store import RecordStore
 from metas_peft.deploy.candidates import FinishedRun, points_to_measure
@@ -27,6 +28,7 @@ from metas_peft.deploy.sources import Format, Source
 from metas_peft.deploy.telling import SHEET, Findings, Request
 from metas_peft.devices import Specimen
 from metas_peft.devices.sheet import write_sheet
+from metas_peft.export.members import filling
 from metas_peft.report.deployment import write_deployment
 
 RESULT, REPORT, MODEL, RECORDS = "deployment.json", "report.html", "model", "records"
@@ -105,16 +107,22 @@ def write_plan(run: FinishedRun, device: str, sheet: Path, kind: Format, *, runt
         Folder of the models.
 
     Raises:
+        UsageError: The sheet is not called `.csv`.
         OutputError: The folder of the models holds something already, or the sheet cannot be written.
     """
+    if sheet.suffix.lower() != ".csv":
+        raise UsageError(
+            f"--plan {sheet}: a sheet is a CSV file, and --records reads it by its name. Call it FILE.csv."
+        )
     points = points_to_measure(run, seed)
     models = sheet.with_name(f"{sheet.stem}-models")
     if models.exists() and any(models.iterdir()):
         raise OutputError(f"{models} is not empty. Choose another --plan file, or delete it.")
-    for candidate in points:
-        export(run, candidate, models / candidate.subnet.key, kind)
-    specimens = [Specimen(c.subnet, run.shape) for c in points]
-    write_sheet(sheet, specimens, run.workload, device=device, runtime=runtime, threads=None)
+    with filling(models):
+        for candidate in points:
+            export(run, candidate, models / candidate.subnet.key, kind)
+        specimens = [Specimen(c.subnet, run.shape) for c in points]
+        write_sheet(sheet, specimens, run.workload, device=device, runtime=runtime, threads=None)
     return models
 
 
@@ -143,15 +151,27 @@ def _is_filled_in(sheet: Path) -> bool:
 
 @contextlib.contextmanager
 def _written(out: Path) -> Iterator[None]:
-    """Make the folder anew; it is gone again if the block fails."""
+    """Make the folder anew. If the block fails, what was there before is there again.
+
+    The earlier one steps aside, rather than the new one being moved at the end: files in it name their own folder.
+    """
     check_out(out)
+    place = out.resolve()
     try:
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        earlier = aside / place.name
+        if place.exists():
+            place.rename(earlier)
     except OSError as error:
         raise OutputError(f"{out} cannot be made ({error.strerror}). Choose another folder with --out.") from error
     try:
+        place.mkdir()
         yield
     except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
+        if earlier.exists():
+            earlier.rename(place)
+        aside.rmdir()  # only if empty: what cannot be put back is not deleted
         raise
+    shutil.rmtree(aside, ignore_errors=True)
