@@ -2,15 +2,17 @@
 
     metas run benchmarks/serving/sst2_7k.yaml dataset.path=FOLDER      # the front, on 7,000 training texts
     python benchmarks/serving/adaptive.py --run outputs/sst2_7k --data FOLDER
+    python benchmarks/serving/adaptive.py --again       # the table alone, from the answers in adaptive.json
 
 Writes docs/benchmarks/adaptive.json. Nothing is trained; every stored member answers the held-out and the validation
 sentences once. FOLDER holds train.parquet and validation.parquet of SST-2.
 
-Costs are latencies as the run measured them on its target. For a router with mean cost c, the rival is chance: of any
-two members it sends so many inputs to the one and the rest to the other, at random, that its mean cost is c too; the
-pair with the best expected quality is taken. `gain` is the router's quality less that, in points, with a 95 % interval
-of a bootstrap over the 872 sentences in which the router's and the members' answers are drawn together, and the pair is
-chosen anew. The routers:
+Costs are latencies as the run measured them on its target. For a router with mean cost c, the rival is chance: of two
+members it sends so many inputs to the one and the rest to the other, at random, that its mean cost is c too. The `fair`
+rival takes the pair that is best on the held-out texts, of which the routers are made as well; the one `in hindsight`
+takes the pair that is best on the sentences that it is scored on. `gain` is the router's quality less the rival's, in
+points, with a 95 % interval of a bootstrap over the sentences in which the router's and the members' answers are drawn
+together, see `chance.py`. The routers:
 
     shipped     the controller that a run makes of the held-out texts, with its verdict on whether routing pays
     tree, price trees of depth 3 on both features, fitted to the held-out texts at seven prices of time: the same
@@ -26,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from chance import BOUND, RIVALS, table, to_digits, to_hex
 from transformers import AutoTokenizer
 
 from metas_peft.backbones.store import load
@@ -45,7 +48,6 @@ from metas_peft.tuning.forms import CLASSES
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "docs" / "benchmarks" / "adaptive.json"
-DRAWS = 2000
 PRICES = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)  # quality per dense latency
 SHARES = (0.1, 0.25, 0.5)  # of the held-out inputs that a cascade hands on
 
@@ -61,69 +63,18 @@ class Answers:
         self.texts = texts
 
 
-def chance_at(cost: float, quality: np.ndarray, costs: np.ndarray) -> float:
-    """Best expected quality of sending inputs to two members at random, at a mean cost."""
-    best = -np.inf
-    for i, low in enumerate(costs):
-        if low <= cost:
-            best = max(best, float(quality[i]))  # what is left over is not spent
-        for j, high in enumerate(costs):
-            if low <= cost <= high and high > low:
-                share = (cost - low) / (high - low)
-                best = max(best, float((1 - share) * quality[i] + share * quality[j]))
-    return best
-
-
-def judged(right: np.ndarray, cost: np.ndarray, members: np.ndarray, costs: np.ndarray, seed: int) -> dict[str, Any]:
-    """A router against chance at its own mean cost.
-
-    Args:
-        right: 1 where the router is right, (N,).
-        cost: What it paid for each input, (N,).
-        members: 1 where each member is right, (M, N).
-        costs: Of one pass of each member, (M,).
-        seed: Of the bootstrap.
-    """
-    rng = np.random.default_rng(seed)
-
-    def gain(rows: np.ndarray) -> float:
-        return float(right[rows].mean()) - chance_at(float(cost[rows].mean()), members[:, rows].mean(1), costs)
-
-    every = np.arange(len(right))
-    drawn = [gain(rng.integers(len(right), size=len(right))) for _ in range(DRAWS)]
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return {
-        "quality": float(right.mean()),
-        "mean_latency_ms": float(cost.mean()),
-        "chance_quality": float(right.mean()) - gain(every),
-        "gain_points": 100 * gain(every),
-        "interval_95_points": [100 * float(low), 100 * float(high)],
-    }
-
-
-def routed(choice: np.ndarray, answers: Answers, costs: np.ndarray, seed: int) -> dict[str, Any]:
-    """A router that sends each input to one member."""
-    columns = np.arange(len(choice))
-    usage = np.bincount(choice, minlength=len(costs)) / len(choice)
-    return judged(answers.right[choice, columns], costs[choice], answers.right, costs, seed) | {"usage": usage.tolist()}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="folder of the finished run")
-    parser.add_argument("--data", type=Path, required=True, help="folder with the files of SST-2")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    results, config = read_json(args.run / "results.json"), load_config(args.run / "config.yaml")
-    members = members_of(args.run)
+def measured(run: Path, folder: Path) -> dict[str, Any]:
+    """What the members of a finished run answer, and where each router sends what; no comparison yet."""
+    results, config = read_json(run / "results.json"), load_config(run / "config.yaml")
+    members = members_of(run)
     limits = config.dataset
-    data = open_task("sst2", path=str(args.data)).load(
-        DatasetRequest(args.data, None, limits.train_limit, limits.evaluation_limit, config.training.seed,
+    data = open_task("sst2", path=str(folder)).load(
+        DatasetRequest(folder, None, limits.train_limit, limits.evaluation_limit, config.training.seed,
                        limits.holdout_ratio)
     )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(members[0].folder, local_files_only=True)
     collator = Collator(tokenizer.pad_token_id)
-    models, whole = [load(m.folder) for m in members], dense_of(args.run)
+    models, whole = [load(m.folder) for m in members], dense_of(run)
     assert whole is not None, "the run holds no dense model"
     dense = load(whole.folder)
 
@@ -136,7 +87,7 @@ def main() -> None:
     costs = np.array([by_key[m.key]["latency_ms"] for m in members])
     noted = [by_key[m.key]["quality"] for m in members]
     assert np.allclose(shown.right.mean(1), noted), "these are not the texts that the run was evaluated on"
-    information = np.array(read_information(args.run / "self_information.f32"))
+    information = np.array(read_information(run / "self_information.f32"))
     features = {
         n: sequence_features(a.texts.ids, information, limits.max_length) for n, a in (("held", held), ("shown", shown))
     }
@@ -146,53 +97,70 @@ def main() -> None:
     made = distil(recorded, prices, dense_price, depth=config.controller.depth, seed=config.training.seed)
     order = [int(i) for i in np.argsort(costs, kind="stable")]
     dense_ms = results["dense"]["latency_ms"]
-    routers: dict[str, Any] = {"shipped": routed(decide_all(made.tree, *features["shown"]), shown, costs, 0)}
-    for number, price in enumerate(PRICES):
+    chosen = {"shipped": decide_all(made.tree, *features["shown"])}
+    for price in PRICES:
         tree = fit(*features["held"], held.right.T - price * costs / dense_ms)
-        routers[f"tree, price {price:g}"] = routed(decide_all(tree, *features["shown"]), shown, costs, 1 + number)
-    routers["hindsight"] = routed(cheapest_agreeing(shown.classes, order), shown, costs, 50)
+        chosen[f"tree, price {price:g}"] = decide_all(tree, *features["shown"])
+    chosen[BOUND] = cheapest_agreeing(shown.classes, order)
+    routers: dict[str, Any] = {name: {"choice": to_digits(who), "first": None} for name, who in chosen.items()}
     small, large = order[0], order[-1]
-    for number, share in enumerate(SHARES):
-        threshold = np.quantile(held.confidence[small], share)
-        handed = shown.confidence[small] < threshold
-        right = np.where(handed, shown.right[large], shown.right[small])
-        routers[f"cascade, {share:.0%} handed on"] = judged(
-            right, costs[small] + handed * costs[large], shown.right, costs, 60 + number
-        )
-    best = max((r for n, r in routers.items() if n.startswith(("shipped", "tree"))), key=lambda r: r["gain_points"])
-    pays = any(r["interval_95_points"][0] > 0 for n, r in routers.items() if n.startswith(("shipped", "tree")))
-    result = {
+    for share in SHARES:
+        handed = shown.confidence[small] < np.quantile(held.confidence[small], share)
+        choice = to_digits(np.where(handed, large, small))
+        routers[f"cascade, {share:.0%} handed on"] = {"choice": choice, "first": small}
+    return {
         "command": "python benchmarks/serving/adaptive.py --run outputs/sst2_7k --data FOLDER",
         "front": "metas run benchmarks/serving/sst2_7k.yaml dataset.path=FOLDER",
         "task": results["task"],
         "task_origin": results["task_origin"],
         "n_train": results["n_train"],
-        "n_held_out": len(held.texts),
-        "n_validation": len(shown.texts),
+        "inputs": {"held_out": len(held.texts), "validation": len(shown.texts)},
         "latency": {"device": results["target_device"], "origin": by_key[members[0].key]["origin"]["latency"]},
-        "members": [
-            {"name": m.name, "latency_ms": float(c), "quality": float(q), "held_out_quality": float(h)}
-            for m, c, q, h in zip(members, costs, shown.right.mean(1), held.right.mean(1), strict=True)
-        ],
-        "routing_pays": pays,
         "verdict": {
             "gain_of_volume": made.gain,
             "standard_error": made.gain_error,
             "pays": made.pays,
             "static_member": members[made.static].name,
-            "policy_and_tree_agree": float(
-                (made.policy.choose(*features["shown"]) == decide_all(made.tree, *features["shown"])).mean()
-            ),
+            "policy_and_tree_agree": float((made.policy.choose(*features["shown"]) == chosen["shipped"]).mean()),
         },
-        "best_gain_points": best["gain_points"],
+        "members": [
+            {
+                "name": member.name,
+                "latency_ms": float(costs[m]),
+                "quality": float(shown.right[m].mean()),
+                "held_out_quality": float(held.right[m].mean()),
+                "validation_right": to_hex(shown.right[m]),
+                "held_out_right": to_hex(held.right[m]),
+            }
+            for m, member in enumerate(members)
+        ],
         "routers": routers,
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help="folder of the finished run")
+    parser.add_argument("--data", type=Path, help="folder with the files of SST-2")
+    parser.add_argument("--again", action="store_true", help="compare anew, from the answers in adaptive.json")
+    args = parser.parse_args()
+    if not args.again and (args.run is None or args.data is None):
+        parser.error("name --run and --data, or --again")
+    torch.set_num_threads(1)
+    result = read_json(RESULT) if args.again else measured(args.run, args.data)
+    rows = table(result["members"], result["routers"], result["inputs"])
+    result["compared"] = rows
     write_json(RESULT, result)
-    print("routing pays:", pays, result["verdict"])
-    for name, row in routers.items():
-        low, high = row["interval_95_points"]
-        print(f"{name:24} {row['quality']:.4f} at {row['mean_latency_ms']:.2f} ms, chance {row['chance_quality']:.4f}: "
-              f"{row['gain_points']:+.2f} points [{low:+.2f}, {high:+.2f}]")  # fmt: skip
+    print(result["verdict"])
+    for name, row in rows.items():
+        print(f"{name:24} {row['quality']:.4f} at {row['mean_latency_ms']:.2f} ms")
+        for rival in RIVALS:
+            beside = row["against"][rival]
+            low, high = beside["interval_95_points"]
+            least, most = beside["interval_95_points_of_all_routers"]
+            print(f"    {rival:14}{beside['chance_quality']:.4f}: {beside['gain_points']:+.2f} "
+                  f"[{low:+.2f}, {high:+.2f}] {beside['pays']}; "
+                  f"of all [{least:+.2f}, {most:+.2f}] {beside['pays_among_all_routers']}")  # fmt: skip
 
 
 if __name__ == "__main__":
