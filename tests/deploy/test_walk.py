@@ -13,8 +13,9 @@ from metas_peft.core.records import METRICS
 from metas_peft.core.store import RecordStore
 from metas_peft.deploy import Request, deploy, write_plan
 from metas_peft.deploy.candidates import points_to_measure
-from metas_peft.deploy.sources import BroughtRecords, OpenDevice, Runs
+from metas_peft.deploy.sources import BroughtRecords, OpenDevice, Runs, load_exported
 from metas_peft.devices import TimingRules, open_device
+from metas_peft.testing.tiny import tiny_model
 
 HELD = {"latency_ms": 1e3, "energy_j": 10.0, "peak_power_w": 100.0}
 
@@ -111,6 +112,44 @@ def test_an_earlier_deployment_is_replaced_and_anything_else_is_not(run, simulat
     assert (tmp_path / "mine" / "letter.txt").exists()
 
 
+def test_a_failed_deployment_leaves_the_earlier_one(run, simulated, tmp_path):
+    done = deploy(Request(run, HELD, tmp_path / "out"), simulated())
+    before = {p.relative_to(done.folder): p.read_bytes() for p in done.folder.rglob("*") if p.is_file()}
+    source = simulated()
+
+    def broken(chosen, artefact):
+        raise MeasurementError("the board is gone")
+
+    source.verify = broken
+    with pytest.raises(MeasurementError, match="board"):
+        deploy(Request(run, {}, tmp_path / "out"), source)
+    assert len(before) >= 4
+    assert {p.relative_to(done.folder): p.read_bytes() for p in done.folder.rglob("*") if p.is_file()} == before
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".out.")]
+
+
+def test_an_invalid_verification_meets_nothing(run, simulated, tmp_path):
+    source = simulated()
+    honest = source.verify
+
+    def noisy(chosen, artefact):
+        return dataclasses.replace(honest(chosen, artefact), is_valid=False, why_invalid="too much spread")
+
+    source.verify = noisy
+    done = deploy(Request(run, HELD, tmp_path / "out"), source)
+    assert "its verification is invalid (too much spread)" in done.failure
+    assert done.result["chosen"]["met"] == dict.fromkeys(METRICS)
+
+
+def test_an_exported_decoder_keeps_its_language_model_head(tmp_path):
+    model = tiny_model("llama", language_model=True)
+    model.save_pretrained(tmp_path / "model")
+    again = load_exported(tmp_path / "model")
+    assert type(again) is type(model)
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(again(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
 def test_deployments_are_the_same_twice(run, simulated, tmp_path):
     first, second = (deploy(Request(run, HELD, tmp_path / name), simulated()).result for name in ("a", "b"))
     for result in (first, second):
@@ -154,6 +193,60 @@ def test_a_plan_holds_five_models_and_their_sheet(run, sheet):
     assert keys == [p.subnet.key for p in points_to_measure(run, 0)]
     assert sorted(p.name for p in models.iterdir()) == sorted(keys)
     assert all(metas_peft.load(models / key) is not None for key in keys)
+
+
+def test_a_plan_that_fails_leaves_nothing_and_can_be_asked_for_again(run, tmp_path, monkeypatch):
+    made = []
+
+    def export(run, candidate, folder, kind):
+        if len(made) == 2:
+            raise OutputError("the disk is full")
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"0")
+        made.append(folder)
+
+    monkeypatch.setattr("metas_peft.deploy.walk.export", export)
+    for _ in range(2):
+        made.clear()
+        with pytest.raises(OutputError, match="disk is full"):
+            write_plan(run, "my-phone", tmp_path / "five.csv", "hf")
+        assert len(made) == 2
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_copies_of_what_calibrated_do_not_verify(run, sheet, tmp_path):
+    path, _ = sheet
+    fill(path)
+    with pytest.raises(CalibrationError, match="hold the same readings"):
+        BroughtRecords("my-phone", [path, path], run.workload, None)
+    lines = path.read_text().splitlines()
+    copy = tmp_path / "copy.csv"
+    copy.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    with pytest.raises(CalibrationError, match="digit for digit"):
+        deploy(Request(run, {}, tmp_path / "out"), BroughtRecords("my-phone", [path, copy], run.workload, None))
+
+
+def test_the_file_of_the_five_calibrates_whatever_comes_first(run, sheet, tmp_path):
+    path, _ = sheet
+    rows = fill(path)
+    checked = tmp_path / "checked.csv"
+    checked.write_text("\n".join(path.read_text().splitlines()[:2]) + "\n")
+    fill(checked, 1.01)
+    source = BroughtRecords("my-phone", [checked, path], run.workload, None)
+    points = points_to_measure(run, 0)
+    read = {r.subnet_key: r.cost.latency_ms for r in source.calibrate(points)}
+    assert read == {row["subnet_key"]: pytest.approx(row["latency_ms"]) for row in rows}
+    first = next(p for p in points if p.subnet.key == rows[0]["subnet_key"])
+    assert source.verify(first, path).cost.latency_ms == pytest.approx(1.01 * rows[0]["latency_ms"])
+
+
+def test_a_budget_that_only_some_of_the_five_have_is_refused(run, sheet, tmp_path):
+    path, _ = sheet
+    rows = fill(path)
+    fill(path, energy_j=lambda row: "" if row["subnet_key"] == rows[0]["subnet_key"] else 1.0)
+    source = BroughtRecords("my-phone", [path], run.workload, None)
+    with pytest.raises(CalibrationError, match="budget for energy_j, but 1 of the 5 measurements"):
+        deploy(Request(run, {"energy_j": 1.0}, tmp_path / "out"), source)
 
 
 def test_records_that_a_person_brings_choose_and_later_verify(run, sheet, tmp_path):

@@ -6,6 +6,7 @@
 Rows are recognised by the key of their configuration, so that files may hold more than was asked for.
 """
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,9 +139,12 @@ def load_exported(folder: Path) -> Any:
 
     if (folder / PLAN).exists():
         return load(folder)
-    from transformers import AutoModelForSequenceClassification
+    import transformers
 
-    return AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True).eval()
+    # The class that it was saved as: a language model opened as a classifier would lose its head.
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    architecture: Any = getattr(transformers, config.architectures[0])
+    return architecture.from_pretrained(folder, local_files_only=True).eval()
 
 
 def _no_model() -> Any:
@@ -159,32 +163,57 @@ class BroughtRecords(Source):
 
     def __init__(self, device: str, files: Sequence[Path], workload: Workload, spec: DeviceSpec | None) -> None:
         self.device, self.spec, self.ledger = device, spec, Ledger()
-        self._records = [r for file in files for r in _read(file, device, workload)]
-        self._spent: set[int] = set()
+        self._files = [_read(file, device, workload) for file in files]
+        contents: dict[bytes, Path] = {}
+        for file in (f for f in files if f.is_file()):
+            content = file.read_bytes()
+            if content in contents:
+                raise CalibrationError(
+                    f"{contents[content]} and {file} hold the same readings. Leave one of them out of --records."
+                )
+            contents[content] = file
+        self._spent: list[ProfileRecord] = []
 
     def calibrate(self, points: Sequence[Candidate]) -> list[ProfileRecord]:
-        """The first row of each point."""
-        found = {c.subnet.key: self._take(c.subnet.key, Purpose.CALIBRATION) for c in points}
+        """The first row of each point: of the first file that has them all, else of all files in order."""
+        keys = [c.subnet.key for c in points]
+        whole = [rows for rows in self._files if set(keys) <= {r.subnet_key for r in rows}]
+        rows = whole[0] if whole else [r for rows in self._files for r in rows]
+        found = {key: next((r for r in rows if r.subnet_key == key), None) for key in keys}
         missing = [key for key, record in found.items() if record is None]
         if missing:
             raise CalibrationError(
                 f"The records hold no measured row of {', '.join(missing)}; all {len(points)} configurations of the "
                 "plan calibrate. Fill in their latency_ms (--plan FILE writes the sheet)."
             )
-        return [record for record in found.values() if record is not None]
+        records = [record for record in found.values() if record is not None]
+        self._spent = records
+        self.ledger.add(self.device, Purpose.CALIBRATION, len(records))
+        return records
 
     def verify(self, chosen: Candidate, artefact: Path) -> ProfileRecord | None:
-        """A row of the chosen one that did not calibrate."""
-        return self._take(chosen.subnet.key, Purpose.EVALUATION)
+        """The first row of the chosen one that did not calibrate.
 
-    def _take(self, key: str, purpose: Purpose) -> ProfileRecord | None:
-        """The first row of a configuration that was not taken yet."""
-        for index, record in enumerate(self._records):
-            if record.subnet_key == key and index not in self._spent:
-                self._spent.add(index)
-                self.ledger.add(self.device, purpose)
-                return record
-        return None
+        Raises:
+            CalibrationError: All that is left of it are copies of rows that calibrated.
+        """
+        key, used = chosen.subnet.key, {id(r) for r in self._spent}
+        left = [r for rows in self._files for r in rows if r.subnet_key == key and id(r) not in used]
+        if not left:
+            return None
+        fresh = [r for r in left if not any(_without_source(r) == _without_source(s) for s in self._spent)]
+        if not fresh:
+            raise CalibrationError(
+                f"The further row of {key} is the one that calibrated, digit for digit: it verifies nothing. Measure "
+                f"{chosen.name} again, or leave the copy out of --records."
+            )
+        self.ledger.add(self.device, Purpose.EVALUATION)
+        return fresh[0]
+
+
+def _without_source(record: ProfileRecord) -> ProfileRecord:
+    """A reading, whichever file it came from."""
+    return dataclasses.replace(record, source="")
 
 
 def _read(file: Path, device: str, workload: Workload) -> list[ProfileRecord]:
