@@ -142,7 +142,7 @@ def load_exported(folder: Path) -> Any:
     import transformers
 
     # The class that it was saved as: a language model opened as a classifier would lose its head.
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    config: Any = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     architecture: Any = getattr(transformers, config.architectures[0])
     return architecture.from_pretrained(folder, local_files_only=True).eval()
 

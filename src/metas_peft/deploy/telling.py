@@ -128,8 +128,8 @@ class Findings:
         decision, at = self.decision, choice.index
         middle, low, high = decision.middle[at], decision.low[at], decision.high[at]
         predicted, budgets = self._told(middle), self.request.budgets
-        counts = record is not None and record.is_valid
-        over = {m: _over(getattr(record.cost, m), v) if counts else None for m, v in budgets.items()}
+        found = record.cost if record is not None and record.is_valid else None
+        over = {m: None if found is None else _over(getattr(found, m), v) for m, v in budgets.items()}
         chosen = {
             **_facts(self.request.run.candidates[choice.index]),
             "inside_by": choice.by,

@@ -103,7 +103,8 @@ class FewShot:
         parts = np.ones((UNITS, to_base.shape[1])) if centre is None else centre * (scale @ to_base)
         found = []
         for count in (0, len(schema.squared)):
-            expected = parts if not count else with_squares(parts, count)
+            expected = with_squares(parts, count) if count else parts
+            assert expected is not None  # parts are expected, so are those of the squares
             columns = np.concatenate([rows, squares[:, :count]], 1)
             out = np.zeros((UNITS, schema.basis_size))
             for metric in range(UNITS):
