@@ -105,6 +105,7 @@ def row_of(results: dict[str, Any]) -> dict[str, Any]:
 
     return {
         **{name: results[name] for name in KEPT},
+        "task_source": without_folder(results["task_source"]),
         "dense": points([results["dense"]])[0],
         "front": points(results["front"]),
         "baselines": {name: block(found) for name, found in results["baselines"].items()},
@@ -112,6 +113,12 @@ def row_of(results: dict[str, Any]) -> dict[str, Any]:
             name: {**block(found), "dense": points([found["dense"]])[0]} for name, found in results["retargets"].items()
         },
     }
+
+
+def without_folder(source: str) -> str:
+    """`local:FOLDER/sst2` as `local:sst2`: where somebody keeps the data says nothing of the figures."""
+    kind, _, place = source.partition(":")
+    return f"{kind}:{Path(place).name}" if kind == "local" else source
 
 
 def summarise(args: argparse.Namespace, cells: list[Any], kind: str) -> None:

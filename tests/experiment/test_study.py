@@ -77,6 +77,13 @@ def test_study_of_methods_is_summarised_and_not_repeated(arguments, tmp_path, mo
     methods.main(asked)
 
 
+@pytest.mark.parametrize(
+    ("source", "kept"), [("local:/home/me/data/sst2", "local:sst2"), ("SetFit/sst2", "SetFit/sst2"), ("", "")]
+)
+def test_record_does_not_say_where_somebody_keeps_the_data(source, kept):
+    assert script("methods").without_folder(source) == kept
+
+
 def test_source_searches_are_summarised(arguments, tmp_path):
     searches = script("searches")
     changed = [a for a in arguments if not a.startswith(("training.num_epochs", "dataset.batch_size"))]
