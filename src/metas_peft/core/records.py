@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, Literal, TypeVar
 
@@ -509,33 +509,3 @@ class ProfileRecord:
 def _origin(own: str | None, value: float | None, whole: str | None) -> Origin | None:
     text = own if own is not None else (whole if value is not None else None)
     return None if text is None else Origin(text)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A subnet with its scores: one operating point of a method.
-
-    Attributes:
-        subnet: What is kept.
-        quality: Headline metric of the task in [0, 1], higher is better.
-        quality_metric: Name of that metric.
-        predicted: Cost according to the cost model.
-        measured: Cost on the target.
-        origin: Where each measured number comes from.
-        paper: Counted costs.
-        method: Method that found it.
-        seed: Seed of the run.
-        name: Label for people, such as `50 %`.
-    """
-
-    subnet: Subnet
-    quality: float
-    quality_metric: str
-    predicted: Cost[float]
-    measured: Cost[float | None]
-    origin: Cost[Origin | None]
-    paper: PaperCost[float]
-    method: str
-    seed: int
-    name: str = ""
-    extra: Mapping[str, float] = field(default_factory=dict[str, float])
