@@ -19,7 +19,7 @@ import moocore  # pyright: ignore[reportMissingTypeStubs] -- ships none
 import numpy as np
 
 from metas_peft.core.errors import InvalidRecordError, UsageError, nearest
-from metas_peft.core.records import METRICS, Candidate
+from metas_peft.core.records import METRICS
 
 REFERENCE_MARGIN = 1.1
 USEFUL_MARGIN = 0.05
@@ -51,23 +51,6 @@ class Yardstick:
         if volume not in VOLUMES:
             raise UsageError(f"Unknown volume {volume!r}: {nearest(volume, VOLUMES)}")
         return self.chance_quality if volume == "chance" else self.dense_quality - USEFUL_MARGIN
-
-
-def candidate_arrays(candidates: Sequence[Candidate]) -> tuple[np.ndarray, np.ndarray]:
-    """Quality (N,) and measured costs (N, 3) of candidates.
-
-    Raises:
-        InvalidRecordError: A candidate has a metric that was not measured; the message names it.
-    """
-    for candidate in candidates:
-        missing = [m for m, value in candidate.measured.items() if value is None]
-        if missing:
-            raise InvalidRecordError(
-                f"Candidate {candidate.subnet.key} of {candidate.method} has no {', '.join(missing)}; "
-                "a four-dimensional volume needs all three costs. Measure it, or choose a modelled power."
-            )
-    costs = [[float(value or 0.0) for _, value in c.measured.items()] for c in candidates]
-    return np.array([c.quality for c in candidates], dtype=np.float64), np.array(costs).reshape(-1, len(METRICS))
 
 
 def non_dominated(points: np.ndarray) -> np.ndarray:
