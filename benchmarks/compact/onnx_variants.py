@@ -22,7 +22,7 @@ from metas_peft.backbones import shape_of
 from metas_peft.backbones.load import load_backbone
 from metas_peft.backbones.store import load
 from metas_peft.core.files import write_json
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.core.units import MS_PER_S
 from metas_peft.devices import TimingRules
 from metas_peft.devices.profiling import describe_machine, describe_software

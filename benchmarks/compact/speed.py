@@ -29,7 +29,9 @@ from metas_peft.backbones import compact, shape_of
 from metas_peft.backbones.load import load_backbone
 from metas_peft.backbones.store import PLAN, load, save_compact
 from metas_peft.core.files import read_json, write_json
-from metas_peft.core.records import BackboneShape, Subnet, Workload
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, paper_cost
 from metas_peft.devices import TimingRules
 from metas_peft.devices.profiling import describe_machine, describe_software

@@ -7,7 +7,9 @@ import transformers
 
 from metas_peft.backbones import add_lora, shape_of
 from metas_peft.backbones.load import load_backbone, without_dropout
-from metas_peft.core.records import BackboneShape, Cost, Workload
+from metas_peft.core.cost import Cost
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.workload import Workload
 from metas_peft.costs import random_prefixes
 from metas_peft.devices import Purpose, Specimen, open_device
 from metas_peft.surrogate import shipped

@@ -28,7 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metas_peft.backbones import nested
 from metas_peft.core.files import read_json, write_json
-from metas_peft.core.records import Subnet, Workload
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.devices.profiling import describe_machine, describe_software
 from metas_peft.gates import GRANULARITIES, GateSet, attach
 from metas_peft.tuning.data import Collator, EncodedTexts

@@ -21,7 +21,8 @@ from step import RESULT as STEP_RESULT
 
 from metas_peft.backbones.load import load_backbone
 from metas_peft.core.files import read_json, write_json
-from metas_peft.core.records import LayerPlan, Subnet, Workload
+from metas_peft.core.subnet import LayerPlan, Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.devices.profiling import describe_machine, describe_software
 from metas_peft.gates import GateSet, GateValues, counts_of, gated, hard_concrete, masked
 from metas_peft.tasks import load_task

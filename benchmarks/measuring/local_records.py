@@ -21,8 +21,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from metas_peft.cli.local_models import LocalModels
-from metas_peft.core.records import Workload
 from metas_peft.core.store import RecordStore
+from metas_peft.core.workload import Workload
 from metas_peft.devices import TimingRules, open_device
 from metas_peft.devices.configurations import draw_configurations
 from metas_peft.devices.profiling import profile

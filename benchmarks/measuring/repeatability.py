@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from metas_peft.core.files import read_json, write_json
-from metas_peft.core.records import ProfileRecord, Workload
+from metas_peft.core.records import ProfileRecord
 from metas_peft.core.store import RecordStore
+from metas_peft.core.workload import Workload
 from metas_peft.devices import TimingRules, open_device
 from metas_peft.devices.configurations import draw_configurations
 from metas_peft.devices.profiling import describe_machine, describe_software, profile

@@ -39,8 +39,8 @@ from metas_peft.control.features import sequence_features
 from metas_peft.control.fit import fit
 from metas_peft.control.policy import cheapest_agreeing
 from metas_peft.control.runtime import read_information
+from metas_peft.core.cost import METRICS
 from metas_peft.core.files import read_json, write_json
-from metas_peft.core.records import METRICS
 from metas_peft.export.members import dense_of, members_of
 from metas_peft.tasks import DatasetRequest, open_task
 from metas_peft.tuning.data import Collator, EncodedTexts, predict

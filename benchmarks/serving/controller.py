@@ -27,7 +27,7 @@ from metas_peft.control.distil import Recorded, distil
 from metas_peft.control.runtime import token_entropy
 from metas_peft.control.tree import Controller, ControllerTree, run_tag, to_float32
 from metas_peft.core.files import write_json
-from metas_peft.core.records import LayerPlan, Subnet
+from metas_peft.core.subnet import LayerPlan, Subnet
 from metas_peft.costs import LLAMA_2_7B
 from metas_peft.devices.profiling import describe_machine
 

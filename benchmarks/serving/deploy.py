@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from metas_peft.core.cost import METRICS
 from metas_peft.core.files import read_json, write_json
-from metas_peft.core.records import METRICS
 from metas_peft.deploy.candidates import FinishedRun, open_run
 from metas_peft.deploy.choosing import Choice, choose
 from metas_peft.deploy.deciding import decide

@@ -34,7 +34,7 @@ from metas_peft.backbones import compact, shape_of
 from metas_peft.backbones.load import load_backbone
 from metas_peft.backbones.store import PLAN, load, save_compact
 from metas_peft.core.files import read_json, write_json
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.devices.profiling import describe_machine, describe_software
 from metas_peft.serving import ServedFront, Switching
 

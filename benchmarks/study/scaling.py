@@ -11,7 +11,8 @@ from pathlib import Path
 
 from metas_peft.conf.compose import load
 from metas_peft.core.files import write_json
-from metas_peft.core.records import Subnet, Workload
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import SHAPES, Counts, paper_cost
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -24,9 +24,11 @@ import numpy as np
 import torch
 from results import DOCS, rounded
 
+from metas_peft.core.cost import Cost
 from metas_peft.core.errors import InvalidRecordError
-from metas_peft.core.records import Cost, ProfileRecord, Workload
+from metas_peft.core.records import ProfileRecord
 from metas_peft.core.store import RecordStore
+from metas_peft.core.workload import Workload
 from metas_peft.costs import LLAMA_2_7B, MINILM, ROBERTA_BASE, SHAPES, Counts, random_prefixes
 from metas_peft.devices import Purpose, Specimen, open_device
 from metas_peft.devices.loading import catalogue

@@ -16,7 +16,8 @@ import torch
 from results import DOCS, rounded
 from transformers import BertConfig, BertForSequenceClassification
 
-from metas_peft.core.records import ProfileRecord, Workload
+from metas_peft.core.records import ProfileRecord
+from metas_peft.core.workload import Workload
 from metas_peft.costs import MINILM, Counts, random_prefixes
 from metas_peft.devices import Purpose, Specimen, open_device
 from metas_peft.surrogate.shipped import shipped

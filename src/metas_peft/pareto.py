@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import moocore  # pyright: ignore[reportMissingTypeStubs] -- ships none
 import numpy as np
 
+from metas_peft.core.cost import METRICS
 from metas_peft.core.errors import InvalidRecordError, UsageError, nearest
-from metas_peft.core.records import METRICS
 
 REFERENCE_MARGIN = 1.1
 USEFUL_MARGIN = 0.05

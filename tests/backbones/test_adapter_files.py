@@ -13,7 +13,7 @@ from metas_peft.backbones.adapter_files import NOTE, ORDER, read_order, without_
 from metas_peft.backbones.lora_config import Adapted, lora_config
 from metas_peft.backbones.store import load, save_compact
 from metas_peft.core.errors import CheckpointError, SubnetError
-from metas_peft.core.records import LayerPlan, Subnet
+from metas_peft.core.subnet import LayerPlan, Subnet
 from metas_peft.testing.families import TINY_FAMILIES
 from metas_peft.testing.tiny import random_subnet, randomise_lora, tiny_adapted, tiny_batch, tiny_model
 

@@ -5,7 +5,8 @@ import torch
 
 from metas_peft.backbones import FAMILIES, Layout, compact, reorder
 from metas_peft.core.errors import SubnetError
-from metas_peft.core.records import LayerPlan, Subnet, Workload
+from metas_peft.core.subnet import LayerPlan, Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, paper_cost
 from metas_peft.gates import masked
 from metas_peft.testing.families import TINY_FAMILIES

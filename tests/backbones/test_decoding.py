@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from metas_peft.backbones import compact, shape_of
-from metas_peft.core.records import LayerPlan, Subnet
+from metas_peft.core.subnet import LayerPlan, Subnet
 from metas_peft.gates import masked
 from metas_peft.testing.families import TINY_FAMILIES
 from metas_peft.testing.tiny import random_subnet, tiny_batch, tiny_model

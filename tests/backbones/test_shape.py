@@ -5,7 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from metas_peft.backbones import compact, shape_of
-from metas_peft.core.records import Subnet, Workload
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, paper_cost
 from metas_peft.testing.families import TINY_FAMILIES
 from metas_peft.testing.tiny import random_subnet, tiny_model

@@ -13,7 +13,7 @@ import metas_peft
 from metas_peft.backbones import compact
 from metas_peft.backbones.store import PLAN, WEIGHTS, load, save_compact
 from metas_peft.core.errors import CheckpointError
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.testing.tiny import TINY_CONFIGS, random_subnet, tiny_adapted, tiny_batch
 
 

@@ -16,7 +16,7 @@ import metas_peft
 from metas_peft.backbones import compact, skeleton
 from metas_peft.backbones.store import PER_LAYER, PLAN, WEIGHTS, load, plan_digest, save_compact
 from metas_peft.core.errors import CheckpointError
-from metas_peft.core.records import LayerPlan, Subnet
+from metas_peft.core.subnet import LayerPlan, Subnet
 from metas_peft.testing.families import TINY_FAMILIES
 from metas_peft.testing.tiny import random_subnet, tiny_batch, tiny_model
 

@@ -5,7 +5,7 @@ import torch
 
 from metas_peft.backbones import compact, nested
 from metas_peft.core.errors import SubnetError, UnsupportedBackboneError
-from metas_peft.core.records import LayerPlan, Subnet
+from metas_peft.core.subnet import LayerPlan, Subnet
 from metas_peft.testing.families import TINY_FAMILIES
 from metas_peft.testing.tiny import random_subnet, tiny_batch
 

@@ -6,7 +6,7 @@ import pytest
 
 from metas_peft import cli
 from metas_peft.core.files import read_json, write_json
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.testing.front import save_tiny_front
 
 

@@ -132,7 +132,8 @@ def test_local_decoder_decodes_behind_a_cache(here, tiny_backbone):
 @pytest.mark.parametrize(("name", "tokens"), [("llama", 6), ("gemma3", 3), ("gemma3", 40)])
 def test_cache_is_as_it_was_after_every_pass(tiny_backbone, name, tokens):
     """Also where a window slides, which loses its oldest token at every step."""
-    from metas_peft.core.records import Subnet, Workload
+    from metas_peft.core.subnet import Subnet
+    from metas_peft.core.workload import Workload
 
     models = tiny_backbone.LocalModels(name, runtime="pytorch_cpu", threads=1)
     one_pass = models.specimen(Subnet.dense(models.shape)).open(
@@ -159,7 +160,8 @@ def test_exported_model_computes_what_torch_computes(tiny_backbone, bits):
     import torch
 
     from metas_peft.backbones import compact
-    from metas_peft.core.records import Subnet, Workload
+    from metas_peft.core.subnet import Subnet
+    from metas_peft.core.workload import Workload
 
     models = tiny_backbone.LocalModels("minilm", runtime="onnxruntime_cpu", threads=1)
     subnet = Subnet.prefix([4, 2, 0], [1, 1, 0]) if models.shape.ffn_blocks == 1 else Subnet.dense(models.shape)

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from metas_peft import cli
-from metas_peft.core.records import Workload
 from metas_peft.core.store import RecordStore
+from metas_peft.core.workload import Workload
 from metas_peft.costs import MINILM, random_prefixes
 from metas_peft.devices import Purpose, Specimen, open_device
 

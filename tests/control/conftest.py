@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from metas_peft.control.tree import Controller, ControllerTree, run_tag, to_float32
-from metas_peft.core.records import LayerPlan, Subnet
+from metas_peft.core.subnet import LayerPlan, Subnet
 
 FULL_TREE = ControllerTree(
     feature=(0, 1, 0, -1, -1, -1, 1, 0, -1, -1, 0, -1, -1),

@@ -11,7 +11,7 @@ from metas_peft.control.codec import MAX_BYTES, pack, unpack
 from metas_peft.control.runtime import from_bytes
 from metas_peft.control.tree import Controller, ControllerTree, run_tag
 from metas_peft.core.errors import CheckpointError, ControllerTooLargeError, SubnetError
-from metas_peft.core.records import LayerPlan, Subnet
+from metas_peft.core.subnet import LayerPlan, Subnet
 
 
 def test_pack_round_trips_nested_members(nested: Controller) -> None:

@@ -6,18 +6,12 @@ import sys
 
 import pytest
 
+from metas_peft.core.cost import METRICS, Cost, Origin, PaperCost
 from metas_peft.core.errors import SubnetError
-from metas_peft.core.records import (
-    METRICS,
-    AdapterSite,
-    Cost,
-    LayerPlan,
-    Origin,
-    PaperCost,
-    ProfileRecord,
-    Subnet,
-    Workload,
-)
+from metas_peft.core.records import ProfileRecord
+from metas_peft.core.shape import AdapterSite
+from metas_peft.core.subnet import LayerPlan, Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import MINILM
 
 PLAN = LayerPlan(True, True, (0, 2), (1,), ((0, 1), ()))
@@ -88,7 +82,7 @@ def test_other_choices_have_other_keys(other):
 
 
 def test_key_is_the_same_in_another_process():
-    script = "from metas_peft.core.records import Subnet; print(Subnet.prefix([3, 0], [1, 12]).key)"
+    script = "from metas_peft.core.subnet import Subnet; print(Subnet.prefix([3, 0], [1, 12]).key)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == Subnet.prefix([3, 0], [1, 12]).key
 

@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from metas_peft.core.cost import Cost, Origin, PaperCost
 from metas_peft.core.errors import InvalidRecordError, OutputError
-from metas_peft.core.records import Conditions, Cost, Origin, PaperCost, ProfileRecord, Trial, Workload
+from metas_peft.core.records import Conditions, ProfileRecord, Trial
 from metas_peft.core.store import SCHEMA_VERSION, RecordStore, check_table, schema_version
+from metas_peft.core.workload import Workload
 
 
 def record(latency_ms: float | None = 12.5, **changes) -> ProfileRecord:

@@ -11,8 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from metas_peft.backbones import compact, shape_of
 from metas_peft.backbones.catalogue import BACKBONES
+from metas_peft.core.cost import PAPER_COSTS
 from metas_peft.core.errors import SubnetError
-from metas_peft.core.records import PAPER_COSTS, AdapterSite, Subnet, Workload
+from metas_peft.core.shape import AdapterSite
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import LLAMA_2_7B, MINILM, ROBERTA_BASE, SHAPES, Counts, layer_ops, outer_op, paper_cost
 from metas_peft.gates import gate_values
 from metas_peft.gates.gate_set import counts_of

@@ -8,7 +8,8 @@ import torch
 import transformers
 
 from metas_peft.core.files import read_json, write_json
-from metas_peft.core.records import Subnet, Workload
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.deploy.candidates import open_run
 from metas_peft.deploy.sources import OpenDevice, Runs
 from metas_peft.devices import open_device

@@ -5,7 +5,7 @@ import torch
 
 from metas_peft.backbones import compact
 from metas_peft.backbones.load import load_backbone
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.deploy.prefixes import Largest, first_entries
 from metas_peft.export.adapter import ordered_network
 from metas_peft.export.members import members_of

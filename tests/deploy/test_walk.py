@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import metas_peft
+from metas_peft.core.cost import METRICS
 from metas_peft.core.errors import CalibrationError, MeasurementError, OutputError
 from metas_peft.core.files import read_json
-from metas_peft.core.records import METRICS
 from metas_peft.core.store import RecordStore
 from metas_peft.deploy import Request, deploy, write_plan
 from metas_peft.deploy.candidates import points_to_measure

@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from metas_peft.core.records import BackboneShape, LayerPlan, Subnet, Workload
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import LayerPlan, Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import MINILM
 from metas_peft.devices import DeviceEntry, Specimen, load_entry
 

@@ -2,8 +2,10 @@ import dataclasses
 
 import pytest
 
+from metas_peft.core.cost import Cost, Origin
+from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import MeasurementError, MeterUnavailableError
-from metas_peft.core.records import Cost, DeviceSpec, Origin, Workload
+from metas_peft.core.workload import Workload
 from metas_peft.devices.base import Device, Ledger, Purpose, make_record, stacked_papers
 
 SPEC = DeviceSpec("fake", "Fake", "gpu", "none", None, None, None, None)

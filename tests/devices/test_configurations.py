@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metas_peft.core.errors import UsageError
-from metas_peft.core.records import Workload
+from metas_peft.core.workload import Workload
 from metas_peft.costs import LLAMA_2_7B, MINILM, Counts, paper_cost
 from metas_peft.devices.configurations import draw_configurations, with_sites
 

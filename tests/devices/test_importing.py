@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from metas_peft.core.errors import InvalidRecordError, UsageError
-from metas_peft.core.records import Workload
 from metas_peft.core.store import RecordStore
+from metas_peft.core.workload import Workload
 from metas_peft.costs import MINILM
 from metas_peft.devices import Specimen, open_device
 from metas_peft.devices.configurations import draw_configurations

@@ -3,8 +3,10 @@ import logging
 
 import pytest
 
+from metas_peft.core.cost import Cost, Origin
+from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import MeasurementError, MeterUnavailableError, UnknownNameError, UsageError
-from metas_peft.core.records import Cost, DeviceSpec, Origin, Workload
+from metas_peft.core.workload import Workload
 from metas_peft.devices import LocalDevice, Purpose, Specimen, TimingRules, open_device
 from metas_peft.devices.conditions import ConditionProbe, State
 from metas_peft.devices.host import Host

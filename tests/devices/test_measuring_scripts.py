@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from metas_peft.core.records import Conditions, Workload
+from metas_peft.core.records import Conditions
 from metas_peft.core.store import RecordStore
+from metas_peft.core.workload import Workload
 from metas_peft.costs import MINILM
 from metas_peft.devices import Purpose, Specimen, open_device
 from metas_peft.devices.configurations import draw_configurations

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from metas_peft.core.cost import Cost, Origin, PaperCost
 from metas_peft.core.errors import MeasurementError, MetasPeftError, MeterUnavailableError, UsageError
-from metas_peft.core.records import Cost, Origin, PaperCost, Workload
+from metas_peft.core.workload import Workload
 from metas_peft.devices import Device, Purpose, TimingRules, catalogue, open_device, open_local
 from metas_peft.devices.base import make_record
 from metas_peft.devices.host import Host

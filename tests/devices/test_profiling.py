@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
+from metas_peft.core.cost import Cost, Origin
 from metas_peft.core.errors import MeasurementError, MeterUnavailableError
-from metas_peft.core.records import Cost, Origin, Workload
 from metas_peft.core.store import RecordStore
+from metas_peft.core.workload import Workload
 from metas_peft.costs import MINILM
 from metas_peft.devices import Device, Purpose, Specimen, open_device, profiling
 from metas_peft.devices.configurations import draw_configurations

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from metas_peft.core.records import Subnet, Workload
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import MINILM, Counts
 from metas_peft.devices import catalogue
 from metas_peft.devices.entry import DeviceEntry, PublishedPoint, Status

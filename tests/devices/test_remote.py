@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from metas_peft.core.errors import MeasurementError
-from metas_peft.core.records import Workload
 from metas_peft.core.store import RecordStore
+from metas_peft.core.workload import Workload
 from metas_peft.devices import Purpose, open_device
 from metas_peft.devices.remote import FAR_STORE, profile_over_ssh
 

@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metas_peft.core.cost import Cost, Origin
 from metas_peft.core.errors import UnknownNameError, UsageError
-from metas_peft.core.records import AdapterSite, Cost, Origin, Subnet, Workload
+from metas_peft.core.shape import AdapterSite
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import LLAMA_2_7B, MINILM, ROBERTA_BASE, Counts
 from metas_peft.devices import Ledger, Purpose, SimulatedDevice, Specimen, catalogue, open_device
 from metas_peft.devices.noise import REPEAT_LIMIT, sensor_bias

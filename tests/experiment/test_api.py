@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 import metas_peft
+from metas_peft.core.cost import METRICS
 from metas_peft.core.errors import (
     CheckpointError,
     DatasetError,
@@ -16,7 +17,6 @@ from metas_peft.core.errors import (
     UnsupportedBackboneError,
     UsageError,
 )
-from metas_peft.core.records import METRICS
 from metas_peft.tasks import load_task
 
 SETTINGS = [

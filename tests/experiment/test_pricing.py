@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metas_peft.core.records import Workload
+from metas_peft.core.workload import Workload
 from metas_peft.costs import MINILM
 from metas_peft.devices import Purpose, Specimen, open_device
 from metas_peft.experiment.pricing import calibration_subnets, fit_surrogate, kind_of, learn_pool

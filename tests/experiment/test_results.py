@@ -14,7 +14,10 @@ import metas_peft
 from metas_peft import pareto
 from metas_peft.backbones.store import WEIGHTS, read_plan
 from metas_peft.control.tree import Controller
-from metas_peft.core.records import METRICS, ProfileRecord, Subnet, Workload
+from metas_peft.core.cost import METRICS
+from metas_peft.core.records import ProfileRecord
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, paper_cost
 from metas_peft.devices import open_device
 from metas_peft.experiment.results import collapsed

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from metas_peft.core.errors import RunFileError
-from metas_peft.core.records import Workload
+from metas_peft.core.workload import Workload
 from metas_peft.experiment.workbench import Workbench, longest_sequence
 from metas_peft.testing.tiny import tiny_model
 

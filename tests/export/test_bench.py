@@ -7,8 +7,10 @@ import shutil
 import pytest
 
 from metas_peft.backbones.store import plan_digest
+from metas_peft.core.cost import Cost, Origin
+from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import CheckpointError, ExportError, UsageError
-from metas_peft.core.records import Cost, DeviceSpec, Origin, Workload
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, paper_cost
 from metas_peft.devices import Device, TimingRules
 from metas_peft.devices.base import make_record, stacked_papers

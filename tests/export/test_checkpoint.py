@@ -12,7 +12,7 @@ import metas_peft
 from metas_peft.backbones import compact, shape_of
 from metas_peft.backbones.store import load, save_compact
 from metas_peft.core.errors import CheckpointError, ExportError, OutputError
-from metas_peft.core.records import LayerPlan, Subnet
+from metas_peft.core.subnet import LayerPlan, Subnet
 from metas_peft.export.checkpoint import COMPACT, PLAIN, export_checkpoint
 from metas_peft.export.members import find_member
 from metas_peft.testing.families import TINY_FAMILIES

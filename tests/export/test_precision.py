@@ -5,7 +5,7 @@ import torch
 
 from metas_peft.backbones import compact, shape_of
 from metas_peft.core.errors import ExportError
-from metas_peft.core.records import Workload
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, paper_cost
 from metas_peft.export.precision import in_bits, stored_bytes
 from metas_peft.testing.tiny import random_subnet, tiny_batch, tiny_model

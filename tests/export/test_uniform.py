@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from metas_peft.core.errors import SubnetError
-from metas_peft.core.records import LayerPlan, Subnet, Workload
+from metas_peft.core.subnet import LayerPlan, Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, paper_cost
 from metas_peft.costs.shapes import MINILM
 from metas_peft.export.uniform import uniform

@@ -6,7 +6,7 @@ import torch
 from metas_peft.backbones import Layout
 from metas_peft.backbones.cutting import text_configs
 from metas_peft.backbones.load import without_dropout
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.gates import GRANULARITIES, GateSet, GateValues, attach, gate_values, gated, masked
 from metas_peft.testing.families import TINY_FAMILIES
 from metas_peft.testing.tiny import TINY_CONFIGS, random_subnet, tiny_adapted, tiny_batch

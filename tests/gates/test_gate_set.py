@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from metas_peft.backbones import shape_of
+from metas_peft.core.cost import Cost
 from metas_peft.core.errors import UnknownNameError
-from metas_peft.core.records import Cost, Workload
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, paper_cost, random_prefixes
 from metas_peft.devices import Purpose, Specimen, open_device
 from metas_peft.gates import GRANULARITIES, GateSet, counts_of, expected_subnet, gate_values, hard_concrete

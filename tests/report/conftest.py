@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from metas_peft.control.tree import Controller, ControllerTree, run_tag, to_float32
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 
 LAYERS, HEADS, BLOCKS = 6, 12, 12
 METRICS = ("energy_j", "latency_ms", "peak_power_w")

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from metas_peft.backbones import compact
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.serving import ServedFront
 from metas_peft.testing.tiny import tiny_adapted
 

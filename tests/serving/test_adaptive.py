@@ -14,7 +14,7 @@ from metas_peft.backbones import compact
 from metas_peft.control.runtime import distribution_entropy, from_json, read_information, token_entropy
 from metas_peft.control.tree import LEAF, Controller, ControllerTree
 from metas_peft.core.errors import CheckpointError, UnknownNameError, UnsupportedBackboneError, UsageError
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.serving import AdaptiveModel, ServedFront
 from metas_peft.testing.served import LONG, MAX_LENGTH, save_tiny_run
 from metas_peft.testing.tiny import tiny_adapted

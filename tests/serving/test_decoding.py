@@ -15,7 +15,7 @@ from metas_peft.backbones import compact
 from metas_peft.control.runtime import distribution_entropy, token_entropy
 from metas_peft.control.tree import LEAF, Controller, ControllerTree
 from metas_peft.core.errors import SubnetError, UnsupportedBackboneError
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.serving import AdaptiveModel, ServedFront, Switching
 from metas_peft.testing.tiny import tiny_adapted
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from metas_peft.backbones import compact
-from metas_peft.core.records import LayerPlan, Subnet
+from metas_peft.core.subnet import LayerPlan, Subnet
 from metas_peft.serving.sharing import SegmentedMap, memory_of, share
 from metas_peft.testing.families import TINY_FAMILIES
 from metas_peft.testing.tiny import tiny_adapted, tiny_batch

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from metas_peft.core.records import BackboneShape, Cost, DeviceSpec, Origin, PaperCost, ProfileRecord, Workload
+from metas_peft.core.cost import Cost, Origin, PaperCost
+from metas_peft.core.device import DeviceSpec
+from metas_peft.core.records import ProfileRecord
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.workload import Workload
 from metas_peft.costs import MINILM, ROBERTA_BASE, Counts, kernels, layer_ops, outer_op
 from metas_peft.devices.base import Device, Purpose, Specimen, make_record, stacked_papers
 from metas_peft.surrogate import MetaTrained, MetaTraining, simulate_pool, train

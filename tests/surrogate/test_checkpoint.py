@@ -6,8 +6,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from metas_peft.core.cost import PaperCost
 from metas_peft.core.errors import CheckpointError, OutputError
-from metas_peft.core.records import PaperCost, Workload
+from metas_peft.core.workload import Workload
 from metas_peft.surrogate import MetaTrained, checkpoint
 from metas_peft.surrogate.model import SCHEMA_VERSION
 

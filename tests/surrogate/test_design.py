@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from metas_peft.core.records import PaperCost
+from metas_peft.core.cost import PaperCost
 from metas_peft.surrogate import design
 from metas_peft.surrogate.design import d_optimal
 

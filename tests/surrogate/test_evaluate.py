@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from metas_peft.core.cost import Cost
 from metas_peft.core.errors import InvalidRecordError, UnknownNameError
-from metas_peft.core.records import Cost, ProfileRecord
+from metas_peft.core.records import ProfileRecord
 from metas_peft.surrogate.evaluate import evaluate, noise_floor
 from metas_peft.surrogate.from_files import read_records
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from metas_peft.core.cost import METRICS, PaperCost
 from metas_peft.core.errors import InvalidRecordError
-from metas_peft.core.records import METRICS, PaperCost, ProfileRecord
+from metas_peft.core.records import ProfileRecord
 from metas_peft.surrogate.features import COLUMNS, Table, describe
 
 

@@ -7,8 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metas_peft.core.cost import METRICS, PaperCost
+from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import CalibrationError, InvalidRecordError, UnknownNameError
-from metas_peft.core.records import METRICS, DeviceSpec, PaperCost, ProfileRecord, Workload
+from metas_peft.core.records import ProfileRecord
+from metas_peft.core.workload import Workload
 from metas_peft.costs import MINILM, Counts, paper_cost
 from metas_peft.devices import Device, Purpose, Specimen
 from metas_peft.surrogate import MetaTrained, MetaTraining, Surrogate, percent_errors, train

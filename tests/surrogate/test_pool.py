@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from metas_peft.core.records import ProfileRecord, Subnet
+from metas_peft.core.records import ProfileRecord
+from metas_peft.core.subnet import Subnet
 from metas_peft.costs import LLAMA_2_7B, MINILM, ROBERTA_BASE
 from metas_peft.devices import Device, Ledger, Purpose, open_device
 from metas_peft.surrogate import simulate_pool

@@ -7,8 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metas_peft.core.cost import Cost
+from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import InvalidRecordError
-from metas_peft.core.records import BackboneShape, Cost, DeviceSpec, ProfileRecord, Workload
+from metas_peft.core.records import ProfileRecord
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.workload import Workload
 from metas_peft.costs import MINILM, ROBERTA_BASE, Counts
 from metas_peft.devices import POOLS, Purpose, Specimen, open_device
 from metas_peft.devices.base import stacked_papers

@@ -11,9 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metas_peft.core.cost import METRICS, PAPER_COSTS, Cost, PaperCost
 from metas_peft.core.errors import CalibrationError, UnknownNameError
-from metas_peft.core.records import METRICS, PAPER_COSTS, Cost, PaperCost, ProfileRecord, Workload
+from metas_peft.core.records import ProfileRecord
 from metas_peft.core.units import S_PER_MS
+from metas_peft.core.workload import Workload
 from metas_peft.costs import LLAMA_2_7B, MINILM, ROBERTA_BASE, Counts, random_prefixes
 from metas_peft.devices import Purpose, Specimen, open_device
 from metas_peft.devices.loading import catalogue

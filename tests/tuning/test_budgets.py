@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metas_peft.core.errors import BudgetInfeasibleError
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.costs import MINILM, Counts
 from metas_peft.testing.tuning import TINY_WORKLOAD, tiny_context, tiny_cost_model
 from metas_peft.tuning.budgets import Limits

@@ -5,7 +5,7 @@ import torch
 
 from metas_peft.backbones import compact
 from metas_peft.core.errors import SubnetError
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.testing.tuning import tiny_context
 from metas_peft.tuning import context as context_module
 from metas_peft.tuning.context import LATER_RATE

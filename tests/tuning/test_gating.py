@@ -7,8 +7,8 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
+from metas_peft.core.cost import Cost
 from metas_peft.core.errors import CheckpointError, UnsupportedBackboneError, UsageError
-from metas_peft.core.records import Cost
 from metas_peft.gates import GateSet, attach, expected_subnet, hard_concrete
 from metas_peft.testing.tiny import tiny_model
 from metas_peft.testing.tuning import tiny_cost_model

@@ -8,8 +8,9 @@ import torch
 
 from metas_peft.backbones import NestedModel
 from metas_peft.backbones.adapters import inverse, reorder
+from metas_peft.core.cost import Cost
 from metas_peft.core.errors import CalibrationError, SubnetError
-from metas_peft.core.records import Cost, Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.costs import Counts, paper_cost
 from metas_peft.testing.tiny import tiny_batch, tiny_model
 from metas_peft.testing.tuning import TINY_WORKLOAD, tiny_context

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metas_peft.core.records import Cost
+from metas_peft.core.cost import Cost
 from metas_peft.gates import GateSet
 from metas_peft.testing.tiny import tiny_adapted
 from metas_peft.testing.tuning import tiny_cost_model, tiny_texts

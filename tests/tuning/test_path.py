@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from metas_peft.backbones import nested
-from metas_peft.core.records import Cost, Subnet
+from metas_peft.core.cost import Cost
+from metas_peft.core.subnet import Subnet
 from metas_peft.testing.tiny import tiny_adapted
 from metas_peft.testing.tuning import TINY_WORKLOAD, tiny_context, tiny_cost_model
 from metas_peft.tuning.path import SAVE_EVERY, JointObjective, PathObjective, largest_within

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from metas_peft.core.records import METRICS, Cost, Subnet
+from metas_peft.core.cost import METRICS, Cost
+from metas_peft.core.subnet import Subnet
 from metas_peft.costs import Counts, paper_cost
 from metas_peft.testing.tiny import TINY_CONFIGS, tiny_adapted
 from metas_peft.testing.tuning import TINY_WORKLOAD, tiny_cost_model

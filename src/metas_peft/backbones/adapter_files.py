@@ -21,7 +21,7 @@ from metas_peft.backbones.lora_config import Adapted, lora_config
 from metas_peft.backbones.parts import base_of
 from metas_peft.core.errors import CheckpointError
 from metas_peft.core.files import replacing, write_json
-from metas_peft.core.records import BackboneShape
+from metas_peft.core.shape import BackboneShape
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -12,7 +12,7 @@ from metas_peft.backbones.lora_config import Adapted, lora_config
 from metas_peft.backbones.parts import ADAPTER, base_of, is_adapted, lora_maps, map_axes, rows_of, sizes_of
 from metas_peft.backbones.quantised import blueprint
 from metas_peft.core.errors import UnsupportedBackboneError
-from metas_peft.core.records import AdapterSite, BackboneShape
+from metas_peft.core.shape import AdapterSite, BackboneShape
 from metas_peft.costs.paper import site_ends
 
 if TYPE_CHECKING:

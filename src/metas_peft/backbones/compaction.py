@@ -17,7 +17,8 @@ from metas_peft.backbones.family import put
 from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.parts import base_of
 from metas_peft.backbones.quantised import dequantise
-from metas_peft.core.records import FFN_SITES, BackboneShape, Subnet
+from metas_peft.core.shape import FFN_SITES, BackboneShape
+from metas_peft.core.subnet import Subnet
 
 __all__ = ["compact", "cut"]
 

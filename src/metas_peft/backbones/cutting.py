@@ -10,7 +10,8 @@ from metas_peft.backbones.family import SubLayer, get, put
 from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.parts import sizes_of
 from metas_peft.core.errors import SubnetError
-from metas_peft.core.records import BackboneShape, LayerPlan, Subnet
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import LayerPlan, Subnet
 
 
 @torch.no_grad()

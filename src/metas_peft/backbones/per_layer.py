@@ -6,7 +6,8 @@ Models there do not read it yet (several raise on it, others ignore `skip`), so 
 import json
 from typing import Any
 
-from metas_peft.core.records import BackboneShape, LayerPlan, Subnet
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import LayerPlan, Subnet
 
 # Names under which configs keep the width of a feed-forward block.
 WIDTHS = ("intermediate_size", "intermediate_size_mlp", "moe_intermediate_size", "n_inner")

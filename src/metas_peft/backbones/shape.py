@@ -10,7 +10,7 @@ from torch import nn
 from metas_peft.backbones.family import SubLayer, get
 from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.parts import Part, base_of
-from metas_peft.core.records import AdapterSite, BackboneShape, MapSizes, SubLayerSizes
+from metas_peft.core.shape import AdapterSite, BackboneShape, MapSizes, SubLayerSizes
 from metas_peft.costs.paper import plain_sizes
 
 

@@ -26,7 +26,7 @@ from metas_peft.backbones.per_layer import per_layer_config
 from metas_peft.backbones.shape import shape_of
 from metas_peft.core.errors import CheckpointError
 from metas_peft.core.files import replacing, write_json
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 
 FORMAT, VERSION = "metas-peft-compact", 3
 DIGESTED = ("architecture", "config", "subnet", "key", "fingerprint")

@@ -15,7 +15,8 @@ from metas_peft.backbones.cutting import cut
 from metas_peft.backbones.hooks import gate_presence, gate_units
 from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.shape import shape_of
-from metas_peft.core.records import BackboneShape, LayerPlan, Subnet
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import LayerPlan, Subnet
 
 N_LAYERS, VOCABULARY = 2, 32
 BOUND = 1e-3  # of the largest logit

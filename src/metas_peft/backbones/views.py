@@ -20,7 +20,8 @@ from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.multiply import scale_units
 from metas_peft.backbones.parts import base_of, is_adapted, lora_maps, map_axes, sizes_of
 from metas_peft.core.errors import SubnetError, UnsupportedBackboneError
-from metas_peft.core.records import BackboneShape, Subnet
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
 
 
 class PrefixLinear(nn.Module):

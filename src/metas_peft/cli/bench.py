@@ -34,7 +34,7 @@ def bench(
     Energy is shown where a meter reads it. Without --backend: torch, and ONNX Runtime in float32 and int8 where it is
     installed.
     """
-    from metas_peft.core.records import Workload
+    from metas_peft.core.workload import Workload
     from metas_peft.devices import TimingRules
     from metas_peft.export.backends import BACKENDS, usual_backends
     from metas_peft.export.bench import Bench

@@ -11,7 +11,7 @@ from metas_peft.cli.profile import MeterOption, pairs
 from metas_peft.core.errors import BudgetInfeasibleError, MetasPeftError, UsageError
 
 if TYPE_CHECKING:
-    from metas_peft.core.records import DeviceSpec
+    from metas_peft.core.device import DeviceSpec
     from metas_peft.deploy.candidates import FinishedRun
     from metas_peft.deploy.sources import Source
 

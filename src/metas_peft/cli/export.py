@@ -13,7 +13,7 @@ from metas_peft.core.errors import MetasPeftError, UsageError
 from metas_peft.core.units import BYTES_PER_MB
 
 if TYPE_CHECKING:
-    from metas_peft.core.records import BackboneShape
+    from metas_peft.core.shape import BackboneShape
     from metas_peft.export.members import StoredMember
 
 Format = Literal["hf", "peft", "onnx", "executorch"]

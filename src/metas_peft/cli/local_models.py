@@ -16,7 +16,8 @@ import transformers
 from metas_peft.backbones import compact, shape_of
 from metas_peft.backbones.load import load_backbone
 from metas_peft.core.errors import ExportError, MeasurementError, UsageError
-from metas_peft.core.records import Subnet, Workload
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.devices import Specimen
 from metas_peft.devices.meters.registry import CPU, CUDA, ONNX, ROCM
 from metas_peft.export.backends import Backend, prepare

@@ -9,9 +9,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from metas_peft.cli.output import JsonOption, give, log_to_stderr, say, show_table
+from metas_peft.core.cost import METRIC_NAMES, METRIC_UNITS, METRICS
 from metas_peft.core.errors import UsageError
-from metas_peft.core.records import METRIC_NAMES, METRIC_UNITS, METRICS, BackboneShape, ProfileRecord, Workload
+from metas_peft.core.records import ProfileRecord
 from metas_peft.core.registry import Registry
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.workload import Workload
 
 EXIT_INTERRUPTED = 130
 LOCAL = "local"

@@ -9,7 +9,7 @@ import typer
 
 from metas_peft.cli.output import print_rich
 from metas_peft.conf.schema import EvaluationConfig
-from metas_peft.core.records import METRIC_NAMES, METRIC_UNITS, METRICS
+from metas_peft.core.cost import METRIC_NAMES, METRIC_UNITS, METRICS
 from metas_peft.report import front_table, read_run, volume_table
 from metas_peft.report.words import METRIC_LABELS, is_share, metric_name, metric_title
 

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from metas_peft.cli.output import JsonOption, give, log_to_stderr, show_table
+from metas_peft.core.cost import METRIC_NAMES, METRIC_UNITS, METRICS
 from metas_peft.core.errors import CheckpointError, InvalidRecordError, MetasPeftError, UsageError, nearest
 from metas_peft.core.files import read_json, write_json
-from metas_peft.core.records import METRIC_NAMES, METRIC_UNITS, METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from metas_peft.core.records import DeviceSpec, ProfileRecord
+    from metas_peft.core.device import DeviceSpec
+    from metas_peft.core.records import ProfileRecord
     from metas_peft.surrogate import MetaTrained, Surrogate
 
 app = typer.Typer(

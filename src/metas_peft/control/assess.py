@@ -9,8 +9,8 @@ import numpy as np
 
 from metas_peft.control.runtime import token_entropy
 from metas_peft.control.tree import Controller, ControllerTree
+from metas_peft.core.cost import METRICS
 from metas_peft.core.errors import InvalidRecordError
-from metas_peft.core.records import METRICS
 
 MIN_SHARE = 0.10
 MIN_MEMBERS = 2

@@ -18,7 +18,7 @@ from typing import Literal
 from metas_peft.control.fields import Bits, Field
 from metas_peft.control.tree import LEAF, Controller, ControllerTree
 from metas_peft.core.errors import CheckpointError, ControllerTooLargeError, SubnetError
-from metas_peft.core.records import LayerPlan, Subnet
+from metas_peft.core.subnet import LayerPlan, Subnet
 
 MAX_BYTES = 1024
 MAGIC = b"MC"

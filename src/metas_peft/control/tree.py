@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metas_peft.core.errors import CheckpointError
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 
 FEATURES = ("token_entropy_nats", "position")
 FEATURE_UNITS = {"token_entropy_nats": "nats", "position": "1"}

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from metas_peft.core.records import Cost
+from metas_peft.core.cost import Cost
 
 
 class CostModel(Protocol):

@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metas_peft.core.columns import COLUMNS, Kind, Problem, check_needed, duplicates, find_problems, normalise
+from metas_peft.core.cost import PAPER_COSTS
 from metas_peft.core.errors import InvalidRecordError, OutputError
 from metas_peft.core.files import replacing
-from metas_peft.core.records import PAPER_COSTS, ProfileRecord
+from metas_peft.core.records import ProfileRecord
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from metas_peft.core.errors import SubnetError
-from metas_peft.core.records import BackboneShape, Subnet
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
 
 T = TypeVar("T")
 

@@ -11,8 +11,10 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from metas_peft.core.records import BackboneShape, MapSizes, PaperCost, SubLayerSizes, Workload
+from metas_peft.core.cost import PaperCost
+from metas_peft.core.shape import BackboneShape, MapSizes, SubLayerSizes
 from metas_peft.core.units import BITS_PER_BYTE
+from metas_peft.core.workload import Workload
 from metas_peft.costs.counts import Counts
 
 T = TypeVar("T")

@@ -3,7 +3,8 @@
 import numpy as np
 
 from metas_peft.core.errors import SubnetError
-from metas_peft.core.records import BackboneShape, Subnet
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
 
 SMALLEST = 0.1  # of the heads and FFN blocks
 DRAWS_PER_SUBNET = 100  # before the backbone is called too small

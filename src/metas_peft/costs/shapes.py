@@ -1,6 +1,6 @@
 """Shapes of well-known backbones, for simulated device pools; tests hold them against transformers' own."""
 
-from metas_peft.core.records import BackboneShape
+from metas_peft.core.shape import BackboneShape
 
 
 def encoder_shape(

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from metas_peft.core.cost import METRIC_UNITS, METRICS
 from metas_peft.core.errors import UsageError, nearest
-from metas_peft.core.records import METRIC_UNITS, METRICS
 
 ALIASES = {"power_w": "peak_power_w"}  # as in run files
 

@@ -11,7 +11,9 @@ import numpy as np
 from metas_peft.backbones.store import load, read_plan
 from metas_peft.core.errors import CheckpointError
 from metas_peft.core.files import read_json
-from metas_peft.core.records import BackboneShape, Subnet, Workload
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, paper_cost, random_prefixes
 from metas_peft.deploy.prefixes import Largest, dense_shape
 from metas_peft.export.members import SUBNETS, StoredMember, dense_of, members_of

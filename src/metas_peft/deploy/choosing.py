@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metas_peft.core.records import METRICS
+from metas_peft.core.cost import METRICS
 
 SURE, LIKELY = "upper ends", "predictions"
 

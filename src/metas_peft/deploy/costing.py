@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metas_peft.core.records import METRICS, Cost, DeviceSpec, PaperCost, ProfileRecord, Subnet
+from metas_peft.core.cost import METRICS, Cost, PaperCost
+from metas_peft.core.device import DeviceSpec
+from metas_peft.core.records import ProfileRecord
+from metas_peft.core.subnet import Subnet
 from metas_peft.core.units import S_PER_MS
 from metas_peft.costs import Counts, paper_cost
 from metas_peft.deploy.candidates import FinishedRun

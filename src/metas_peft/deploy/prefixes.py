@@ -15,7 +15,8 @@ from metas_peft.backbones import shape_of, skeleton
 from metas_peft.backbones.compaction import cut
 from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.store import backbone_of, load, read_plan
-from metas_peft.core.records import BackboneShape, Subnet
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
 from metas_peft.export.members import StoredMember
 from metas_peft.serving.sharing import places
 

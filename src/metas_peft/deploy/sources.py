@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import CalibrationError, MeasurementError, MetasPeftError
-from metas_peft.core.records import BackboneShape, DeviceSpec, ProfileRecord, Workload
+from metas_peft.core.records import ProfileRecord
+from metas_peft.core.shape import BackboneShape
 from metas_peft.core.store import check_table
+from metas_peft.core.workload import Workload
 from metas_peft.deploy.candidates import Candidate
 from metas_peft.devices import Device, Ledger, Purpose, Specimen
 from metas_peft.devices.importing import ImportRules, read_foreign

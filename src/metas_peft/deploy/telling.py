@@ -10,7 +10,8 @@ import numpy as np
 
 from metas_peft.conf.notices import budgets_at_odds
 from metas_peft.conf.schema import BudgetsConfig
-from metas_peft.core.records import METRIC_NAMES, METRICS, ProfileRecord
+from metas_peft.core.cost import METRIC_NAMES, METRICS
+from metas_peft.core.records import ProfileRecord
 from metas_peft.deploy.budgets import in_words
 from metas_peft.deploy.candidates import Candidate, FinishedRun
 from metas_peft.deploy.choosing import Choice, Shortfall

@@ -15,18 +15,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, final
 
+from metas_peft.core.cost import METRICS, Cost, Origin, PaperCost
+from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import MeasurementError, MetasPeftError
-from metas_peft.core.records import (
-    METRICS,
-    BackboneShape,
-    Cost,
-    DeviceSpec,
-    Origin,
-    PaperCost,
-    ProfileRecord,
-    Subnet,
-    Workload,
-)
+from metas_peft.core.records import ProfileRecord
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, paper_cost
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 
 from metas_peft.core.errors import UsageError
-from metas_peft.core.records import AdapterSite, BackboneShape, LayerPlan, Subnet
+from metas_peft.core.shape import AdapterSite, BackboneShape
+from metas_peft.core.subnet import LayerPlan, Subnet
 
 SMALLEST = 0.08  # of the heads and blocks; smaller ones are all overhead
 WITHOUT_LAYERS = 0.5  # of the configurations lack whole layers

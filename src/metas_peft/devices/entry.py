@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import UnknownNameError, nearest
-from metas_peft.core.records import DeviceSpec
 from metas_peft.core.registry import canonical
 from metas_peft.core.units import GFLOPS_PER_TFLOPS
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metas_peft.core.columns import COLUMNS, Kind
+from metas_peft.core.cost import METRIC_NAMES, Origin
 from metas_peft.core.errors import InvalidRecordError, UsageError, nearest
-from metas_peft.core.records import METRIC_NAMES, Origin
 from metas_peft.core.store import Records, RecordStore, check_table, repeated, schema_version
 
 if TYPE_CHECKING:

@@ -19,18 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from metas_peft.core.cost import Cost, Origin, PaperCost
+from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import MeasurementError
-from metas_peft.core.records import (
-    BackboneShape,
-    Conditions,
-    Cost,
-    DeviceSpec,
-    Origin,
-    PaperCost,
-    ProfileRecord,
-    Workload,
-)
+from metas_peft.core.records import Conditions, ProfileRecord
+from metas_peft.core.shape import BackboneShape
 from metas_peft.core.units import MS_PER_S, S_PER_MS
+from metas_peft.core.workload import Workload
 from metas_peft.devices.base import Device, Ledger, Purpose, Specimen, by_shape, make_record, stacked_papers
 from metas_peft.devices.conditions import ConditionProbe, HostProbe, between
 from metas_peft.devices.metering import EnergyScale

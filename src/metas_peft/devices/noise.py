@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metas_peft.core.records import Cost
+from metas_peft.core.cost import Cost
 from metas_peft.devices.entry import PassNoise
 
 SHARED_CORRELATION = 0.7

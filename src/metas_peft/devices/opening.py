@@ -4,8 +4,8 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import MeterUnavailableError, UnknownNameError, UsageError, nearest
-from metas_peft.core.records import DeviceSpec
 from metas_peft.devices.base import Device, Ledger
 from metas_peft.devices.conditions import open_probe
 from metas_peft.devices.entry import DeviceEntry

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metas_peft.core.records import Origin
+from metas_peft.core.cost import Origin
 from metas_peft.core.units import S_PER_MS
 from metas_peft.devices.metering import Energy, EnergyScale, MeteredRounds, known_words
 from metas_peft.devices.meters.base import SHORTEST_WINDOW_S, EnergyCounter, MeterReading, PowerSampler

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from metas_peft.core.cost import Cost, Origin
 from metas_peft.core.errors import MeasurementError, MeterUnavailableError
-from metas_peft.core.records import Cost, Origin, ProfileRecord, Workload
+from metas_peft.core.records import ProfileRecord
 from metas_peft.core.store import RecordStore
+from metas_peft.core.workload import Workload
 from metas_peft.devices.base import Device, Purpose, Specimen, make_record, stacked_papers
 from metas_peft.devices.host import describe_host
 from metas_peft.devices.local import LOCAL

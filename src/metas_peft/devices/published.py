@@ -9,8 +9,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metas_peft.core.records import BackboneShape, Workload
+from metas_peft.core.shape import BackboneShape
 from metas_peft.core.units import MS_PER_S
+from metas_peft.core.workload import Workload
 from metas_peft.costs import LLAMA_2_7B, ROBERTA_BASE, Counts
 from metas_peft.devices.entry import DeviceEntry, PublishedPoint, Status
 from metas_peft.devices.loading import catalogue

@@ -12,7 +12,8 @@ from typing import Any
 
 from metas_peft.core.errors import InvalidRecordError
 from metas_peft.core.files import replacing
-from metas_peft.core.records import Subnet, Workload
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts
 from metas_peft.devices.base import Specimen, stacked_papers
 

@@ -23,9 +23,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from metas_peft.core.cost import Cost, Origin
+from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import MeasurementError
-from metas_peft.core.records import BackboneShape, Cost, DeviceSpec, Origin, ProfileRecord, Workload
+from metas_peft.core.records import ProfileRecord
+from metas_peft.core.shape import BackboneShape
 from metas_peft.core.units import BITS_PER_BYTE, BYTES_PER_GB, FLOPS_PER_TFLOPS, J_PER_PJ, MS_PER_S, S_PER_MS, S_PER_US
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, kernels, layer_ops, outer_op, paper_cost
 from metas_peft.costs.paper import OUTER_KERNELS, act_value_bytes
 from metas_peft.devices.base import Device, Ledger, Purpose, Specimen, by_shape, make_record, stacked_papers

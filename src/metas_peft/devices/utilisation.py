@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from metas_peft.core.records import Origin
+from metas_peft.core.cost import Origin
 from metas_peft.core.units import S_PER_MS
 from metas_peft.devices.host import Host
 from metas_peft.devices.power import FlightPower, MeterRules, PassTime, PowerFigures, PowerSource, Run

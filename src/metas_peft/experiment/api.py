@@ -15,6 +15,7 @@ from metas_peft.backbones.store import load
 from metas_peft.conf.compose import load as load_config
 from metas_peft.conf.runfile import RunFile
 from metas_peft.conf.schema import RunConfig
+from metas_peft.core.cost import METRICS, Cost, Origin
 from metas_peft.core.errors import (
     CheckpointError,
     DatasetError,
@@ -24,7 +25,6 @@ from metas_peft.core.errors import (
     nearest,
 )
 from metas_peft.core.files import read_json
-from metas_peft.core.records import METRICS, Cost, Origin
 from metas_peft.core.registry import canonical
 from metas_peft.experiment.fronts import MODELS
 from metas_peft.experiment.pipeline import run

@@ -7,9 +7,13 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import CheckpointError
 from metas_peft.core.files import read_json, write_json
-from metas_peft.core.records import BackboneShape, DeviceSpec, ProfileRecord, Subnet, Workload
+from metas_peft.core.records import ProfileRecord
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 
 logger = logging.getLogger(__name__)
 

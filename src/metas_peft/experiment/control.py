@@ -14,9 +14,9 @@ from metas_peft.control.distil import Distilled, Recorded, distil
 from metas_peft.control.features import sequence_features, write_information
 from metas_peft.control.policy import cheapest_agreeing
 from metas_peft.control.tree import Controller, run_tag
+from metas_peft.core.cost import Cost
 from metas_peft.core.errors import ControllerTooLargeError
 from metas_peft.core.files import write_json, write_text
-from metas_peft.core.records import Cost
 from metas_peft.experiment.fronts import StoredMember
 from metas_peft.experiment.workbench import Workbench
 from metas_peft.tasks import Task

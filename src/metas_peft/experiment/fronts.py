@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from metas_peft.backbones.store import WEIGHTS, load, save_compact
 from metas_peft.core.files import replacing, write_json
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.experiment.workbench import Workbench
 from metas_peft.tuning.context import TuningContext
 from metas_peft.tuning.data import EncodedTexts

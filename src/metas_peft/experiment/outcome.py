@@ -9,14 +9,10 @@ import numpy as np
 
 from metas_peft import pareto
 from metas_peft.conf import RunConfig
-from metas_peft.core.records import (
-    METRICS,
-    BackboneShape,
-    Cost,
-    PaperCost,
-    ProfileRecord,
-    Workload,
-)
+from metas_peft.core.cost import METRICS, Cost, PaperCost
+from metas_peft.core.records import ProfileRecord
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, paper_cost
 from metas_peft.devices import Device, SimulatedDevice, Specimen
 from metas_peft.experiment.fronts import StoredMember

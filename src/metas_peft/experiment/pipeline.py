@@ -18,10 +18,12 @@ from metas_peft.conf import METHODS as METHOD_TABLE
 from metas_peft.conf import CostTerm, RunConfig, dump, to_dict, writable_or
 from metas_peft.conf.notices import device_id, notices
 from metas_peft.control.features import self_information
+from metas_peft.core.cost import METRICS
 from metas_peft.core.errors import CalibrationError, CheckpointError, RunFileError
 from metas_peft.core.files import write_json, write_text
 from metas_peft.core.protocols import CostModel
-from metas_peft.core.records import METRICS, ProfileRecord, Subnet
+from metas_peft.core.records import ProfileRecord
+from metas_peft.core.subnet import Subnet
 from metas_peft.devices import LOCAL, Device, Ledger, Purpose, open_device
 from metas_peft.experiment import results, tables
 from metas_peft.experiment.cache import MeasurementCache

@@ -11,7 +11,10 @@ from tqdm.auto import tqdm
 
 from metas_peft.conf import RunConfig, writable_or
 from metas_peft.core.errors import CheckpointError
-from metas_peft.core.records import BackboneShape, ProfileRecord, Subnet, Workload
+from metas_peft.core.records import ProfileRecord
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import SHAPES, Counts, paper_cost, random_prefixes
 from metas_peft.devices import Device, Purpose, Specimen, open_device, resolve_pool
 from metas_peft.surrogate import MetaTrained, MetaTraining, Surrogate, design, shipped, simulate_pool, train

@@ -8,12 +8,7 @@ import numpy as np
 
 from metas_peft.conf import METHODS
 from metas_peft.conf.notices import budgets_at_odds
-from metas_peft.core.records import (
-    METRIC_NAMES,
-    METRICS,
-    Cost,
-    Origin,
-)
+from metas_peft.core.cost import METRIC_NAMES, METRICS, Cost, Origin
 from metas_peft.devices import SimulatedDevice
 from metas_peft.experiment.outcome import MethodFront, Outcome
 from metas_peft.experiment.pricing import LearntPool

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from metas_peft.core.cost import METRIC_NAMES, METRICS
 from metas_peft.core.files import replacing, write_text
-from metas_peft.core.records import METRIC_NAMES, METRICS
 from metas_peft.experiment.outcome import Outcome
 
 DENSE = "dense"

@@ -19,9 +19,12 @@ from metas_peft.backbones.shape import longest_sequence
 from metas_peft.backbones.store import fingerprint
 from metas_peft.backbones.store import load as load_compact
 from metas_peft.conf import METHODS, RunConfig
+from metas_peft.core.cost import Cost
 from metas_peft.core.errors import CheckpointError, RunFileError, UsageError
 from metas_peft.core.files import replacing
-from metas_peft.core.records import BackboneShape, Cost, Subnet, Workload
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.experiment.stages import digest
 from metas_peft.tasks import DatasetRequest, Task, TaskData, open_task
 from metas_peft.tasks.base import Examples

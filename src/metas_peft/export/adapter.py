@@ -16,7 +16,7 @@ from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.store import load, save_compact
 from metas_peft.core.errors import CheckpointError, ExportError
 from metas_peft.core.files import write_text
-from metas_peft.core.records import BackboneShape
+from metas_peft.core.shape import BackboneShape
 from metas_peft.export.members import README, StoredMember, copy_tokenizer, filling
 from metas_peft.export.quiet import quiet
 from metas_peft.export.verify import Agreement, check, compare, runner

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from metas_peft.core.errors import UsageError
-from metas_peft.core.records import Workload
+from metas_peft.core.workload import Workload
 from metas_peft.export.onnx import export_onnx, missing_packages, open_session, quantise
 from metas_peft.export.precision import in_bits, stored_bytes
 

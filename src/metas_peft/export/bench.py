@@ -18,9 +18,13 @@ import torch
 from metas_peft.backbones.shape import longest_sequence, shape_of
 from metas_peft.backbones.skeleton import build
 from metas_peft.backbones.store import backbone_of, load, read_plan
+from metas_peft.core.cost import Origin
 from metas_peft.core.errors import CheckpointError, MeterUnavailableError, UsageError
-from metas_peft.core.records import BackboneShape, Origin, ProfileRecord, Subnet, Workload
+from metas_peft.core.records import ProfileRecord
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
 from metas_peft.core.units import MS_PER_S
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, paper_cost
 from metas_peft.devices import LOCAL, Device, Purpose, Specimen, TimingRules, open_device
 from metas_peft.export.backends import BACKENDS, Prepared, prepare

@@ -19,7 +19,7 @@ from metas_peft.backbones.shape import shape_of
 from metas_peft.backbones.store import PER_LAYER, PLAN, WEIGHTS, backbone_of, load, read_plan, save_compact
 from metas_peft.core.errors import ExportError
 from metas_peft.core.files import write_text
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.export.members import README, StoredMember, copy_tokenizer, filling
 from metas_peft.export.quiet import quiet
 from metas_peft.export.verify import Agreement, check, compare, runner

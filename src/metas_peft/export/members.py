@@ -10,7 +10,7 @@ from typing import Any
 from metas_peft.backbones.store import PER_LAYER, PLAN, WEIGHTS, read_plan
 from metas_peft.core.errors import CheckpointError, OutputError, UnknownNameError, nearest
 from metas_peft.core.files import read_json
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 
 SUBNETS, MODELS, DENSE = "subnets.json", "models", "dense"
 README = "README.md"

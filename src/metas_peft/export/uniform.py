@@ -1,7 +1,9 @@
 """Members of a uniform shape: the same heads and neurons in every layer, for runtimes that know no other."""
 
 from metas_peft.core.errors import SubnetError
-from metas_peft.core.records import BackboneShape, LayerPlan, Subnet, Workload
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import LayerPlan, Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, paper_cost
 
 

@@ -10,7 +10,8 @@ from peft import PeftModel
 from metas_peft.backbones import Layout
 from metas_peft.backbones.adapters import is_adapted
 from metas_peft.backbones.hooks import argument, gate_layer, gate_presence, gate_ranks, gate_units
-from metas_peft.core.records import BackboneShape, Subnet
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
 from metas_peft.gates.decide import expected_subnet
 from metas_peft.gates.gate_set import GRANULARITIES, GateSet, GateValues, gate_shapes
 

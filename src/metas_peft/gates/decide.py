@@ -2,7 +2,7 @@
 
 import torch
 
-from metas_peft.core.records import LayerPlan, Subnet
+from metas_peft.core.subnet import LayerPlan, Subnet
 from metas_peft.gates.gate_set import GateSet, rank_mask
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from metas_peft.core.errors import CheckpointError
 from metas_peft.core.files import replacing
-from metas_peft.core.records import BackboneShape
+from metas_peft.core.shape import BackboneShape
 from metas_peft.gates.gate_set import GateSet
 
 FILE = "gates.safetensors"

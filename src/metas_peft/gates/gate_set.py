@@ -12,7 +12,7 @@ from metas_peft.backbones.adapters import adapter_sites
 from metas_peft.backbones.quantised import blueprint
 from metas_peft.backbones.shape import shape_of
 from metas_peft.core.errors import UnknownNameError, nearest
-from metas_peft.core.records import BackboneShape
+from metas_peft.core.shape import BackboneShape
 from metas_peft.costs import Counts
 from metas_peft.gates import hard_concrete
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from metas_peft.control.tree import Controller
+from metas_peft.core.cost import METRIC_NAMES, METRICS, Cost
 from metas_peft.core.errors import CheckpointError
-from metas_peft.core.records import METRIC_NAMES, METRICS, Cost
 
 RESULTS_SCHEMA = 1
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from metas_peft import pareto
 from metas_peft.conf.methods import OURS
+from metas_peft.core.cost import METRICS
 from metas_peft.core.errors import CheckpointError
-from metas_peft.core.records import METRICS
 from metas_peft.report.collect import Point
 from metas_peft.report.compare_entries import Cell, Entry, find_runs, read_entries
 from metas_peft.report.compare_statistics import (

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from metas_peft.core.cost import METRICS
 from metas_peft.core.errors import CheckpointError
-from metas_peft.core.records import METRICS
 from metas_peft.report.collect import Method, Point, Run, Target, read_run
 
 logger = logging.getLogger(__name__)

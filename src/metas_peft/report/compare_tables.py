@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from metas_peft import pareto
-from metas_peft.core.records import METRICS
+from metas_peft.core.cost import METRICS
 from metas_peft.report.cells import Cell as TableCell
 from metas_peft.report.cells import Column, Pairs, Table, table
 from metas_peft.report.collect import Ratio

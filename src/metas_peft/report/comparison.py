@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from metas_peft.core.records import METRICS
+from metas_peft.core.cost import METRICS
 from metas_peft.report.cells import Cell, Column, Pairs, Table, table
 from metas_peft.report.collect import Method, Point, Run, Target
 from metas_peft.report.words import (

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from metas_peft.core.cost import METRIC_NAMES, METRIC_UNITS, METRICS
 from metas_peft.core.files import write_text
-from metas_peft.core.records import METRIC_NAMES, METRIC_UNITS, METRICS
 from metas_peft.report.cells import Cell, Column, Pairs, Table, table
 from metas_peft.report.html import script_data, template
 from metas_peft.report.style import BUDGET, FITTED, OURS, Figure, axis, base_layout, hover, line, note, plain

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from metas_peft.core.records import METRIC_NAMES, METRICS
+from metas_peft.core.cost import METRIC_NAMES, METRICS
 from metas_peft.report.cells import Cell, Column, Pairs, Table, table
 from metas_peft.report.collect import Run, Target
 from metas_peft.report.words import (

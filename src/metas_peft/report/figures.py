@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from metas_peft import pareto
-from metas_peft.core.records import METRICS
+from metas_peft.core.cost import METRICS
 from metas_peft.report.collect import Method, Point, Run, Target
 from metas_peft.report.style import (
     BUDGET,

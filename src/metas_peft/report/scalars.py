@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from metas_peft.core.records import METRIC_NAMES, METRICS
+from metas_peft.core.cost import METRIC_NAMES, METRICS
 
 
 def scalars(results: Mapping[str, Any]) -> dict[str, float | None]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from metas_peft.core.records import METRIC_UNITS, METRICS
+from metas_peft.core.cost import METRIC_UNITS, METRICS
 from metas_peft.report.collect import Point, Ratio
 
 NOTHING = "–"

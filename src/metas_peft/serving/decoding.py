@@ -20,7 +20,7 @@ from metas_peft.backbones.family import SubLayer, get, put
 from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.llama import ATTENTION
 from metas_peft.core.errors import SubnetError, UnsupportedBackboneError
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.serving.front import ServedFront, ServedMember
 from metas_peft.serving.sharing import places
 

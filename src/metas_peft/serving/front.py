@@ -21,7 +21,7 @@ import torch
 from metas_peft.backbones.shape import longest_sequence
 from metas_peft.backbones.store import OLD_WEIGHTS, WEIGHTS, load, read_plan
 from metas_peft.core.errors import CheckpointError, UnknownNameError, nearest
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.serving.folder import member_folders, read_results
 from metas_peft.serving.plans import Plan, bind, plan_of
 from metas_peft.serving.sharing import by_columns, memory_of, share

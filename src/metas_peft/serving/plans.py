@@ -13,7 +13,7 @@ from torch import nn
 
 from metas_peft.backbones.cutting import text_configs
 from metas_peft.backbones.family import get
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.serving.sharing import Counterparts, places
 
 PLAIN = (int, float, str, tuple, type(None))

@@ -15,7 +15,7 @@ from torch import nn
 from metas_peft.backbones.family import get, has, put
 from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.parts import map_axes
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 
 
 class SegmentedMap(nn.Module):

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from metas_peft.core.records import METRIC_NAMES, METRICS, DeviceSpec
+from metas_peft.core.cost import METRIC_NAMES, METRICS
+from metas_peft.core.device import DeviceSpec
 from metas_peft.surrogate.calibrate import fit_scale_shift
 from metas_peft.surrogate.features import Table
 from metas_peft.surrogate.kinds import Predictor, PredictorKind

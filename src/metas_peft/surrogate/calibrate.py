@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from metas_peft.core.cost import METRIC_NAMES, METRICS
 from metas_peft.core.errors import CalibrationError
-from metas_peft.core.records import METRIC_NAMES, METRICS
 
 MIN_RECORDS = 2
 # Strength of the ridge, in records: as if half a record said "only the median is wrong".

@@ -5,8 +5,8 @@ from typing import Literal
 
 import numpy as np
 
+from metas_peft.core.cost import PaperCost
 from metas_peft.core.errors import UsageError
-from metas_peft.core.records import PaperCost
 
 # Information before the first point; small beside that of one row.
 D_OPTIMAL_START = 1e-3

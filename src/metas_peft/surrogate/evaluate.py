@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from metas_peft.core.cost import METRIC_NAMES, METRICS
+from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import CalibrationError, InvalidRecordError, UnknownNameError, nearest
-from metas_peft.core.records import METRIC_NAMES, METRICS, DeviceSpec, ProfileRecord
+from metas_peft.core.records import ProfileRecord
 from metas_peft.surrogate.assess import RIVALS, Errors, calibrated, draw_samples, percent_errors, summarise
 from metas_peft.surrogate.features import Table, usable
 from metas_peft.surrogate.kinds import Predictor, PredictorKind

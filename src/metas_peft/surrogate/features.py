@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from metas_peft.core.cost import METRICS, PAPER_COSTS, PaperCost
 from metas_peft.core.errors import MetasPeftError
-from metas_peft.core.records import METRICS, PAPER_COSTS, PaperCost, ProfileRecord, Workload
+from metas_peft.core.records import ProfileRecord
+from metas_peft.core.workload import Workload
 
 WORKLOAD_COLUMNS = ("batch_size", "seq_len", "context_len", "param_bits", "is_decode", "is_separate")
 COLUMNS = (*PAPER_COSTS, *WORKLOAD_COLUMNS)

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from metas_peft.core.cost import PAPER_COSTS, Cost, PaperCost
 from metas_peft.core.errors import UnknownNameError
 from metas_peft.core.protocols import CostModel
-from metas_peft.core.records import PAPER_COSTS, BackboneShape, Cost, PaperCost, Workload
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.workload import Workload
 from metas_peft.costs import paper_cost
 from metas_peft.surrogate.calibrate import ScaleShift
 from metas_peft.surrogate.features import describe

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metas_peft.core.records import PAPER_COSTS, ProfileRecord
+from metas_peft.core.cost import PAPER_COSTS
+from metas_peft.core.records import ProfileRecord
 from metas_peft.core.store import RecordStore
 
 # A file needs flops and weight_bytes; what else it does not count costs nothing there, and is left out of every fit.

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 
-from metas_peft.core.records import DeviceSpec
+from metas_peft.core.device import DeviceSpec
 from metas_peft.surrogate.features import Table
 
 # Columns (..., C) to positive energy (J), latency (ms), peak power (W), (..., 3); both double precision.

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 
-from metas_peft.core.records import DeviceSpec
+from metas_peft.core.device import DeviceSpec
 from metas_peft.surrogate.features import Table
 from metas_peft.surrogate.few_shot import FewShot, FewShotFit
 from metas_peft.surrogate.nonnegative import fit_nonnegative

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 
+from metas_peft.core.cost import Cost
+from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import CalibrationError, CheckpointError, UnknownNameError, nearest
-from metas_peft.core.records import Cost, DeviceSpec, ProfileRecord
+from metas_peft.core.records import ProfileRecord
 from metas_peft.surrogate import checkpoint
 from metas_peft.surrogate.assess import Errors, Scope, mean_error
 from metas_peft.surrogate.calibrate import MIN_RECORDS, check_measured, fit_scale_shift

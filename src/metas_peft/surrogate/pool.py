@@ -14,7 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from metas_peft.core.errors import MeasurementError, UsageError
-from metas_peft.core.records import AdapterSite, BackboneShape, LayerPlan, ProfileRecord, Subnet, Workload
+from metas_peft.core.records import ProfileRecord
+from metas_peft.core.shape import AdapterSite, BackboneShape
+from metas_peft.core.subnet import LayerPlan, Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts
 from metas_peft.devices.base import Device, Purpose, Specimen
 from metas_peft.devices.simulated import SimulatedDevice

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from metas_peft.core.records import DeviceSpec
+from metas_peft.core.device import DeviceSpec
 from metas_peft.surrogate.features import Table
 from metas_peft.surrogate.network import METRIC_COUNT, Adapted, Standardiser, Weights, adapt, predict
 

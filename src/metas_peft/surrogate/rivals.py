@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from metas_peft.core.records import METRICS
+from metas_peft.core.cost import METRICS
 from metas_peft.surrogate.features import Table
 from metas_peft.surrogate.kinds import Predictor
 from metas_peft.surrogate.roofline import RooflineFit, RooflineKind

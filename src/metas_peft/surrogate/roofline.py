@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 
-from metas_peft.core.records import DeviceSpec
+from metas_peft.core.device import DeviceSpec
 from metas_peft.core.units import S_PER_MS
 from metas_peft.surrogate.features import COLUMNS, Table
 from metas_peft.surrogate.nonnegative import fit_nonnegative

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from metas_peft.core.records import DeviceSpec
+from metas_peft.core.device import DeviceSpec
 from metas_peft.surrogate.assess import Errors, Scope, assess, assess_zero_shot
 from metas_peft.surrogate.features import COLUMNS, Table
 from metas_peft.surrogate.few_shot import FewShot

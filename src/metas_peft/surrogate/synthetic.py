@@ -10,7 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from metas_peft.core.records import PAPER_COSTS, BackboneShape, DeviceSpec, Subnet, Workload
+from metas_peft.core.cost import PAPER_COSTS
+from metas_peft.core.device import DeviceSpec
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, paper_cost
 from metas_peft.devices.entry import (
     STYLE_KERNELS,

@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from metas_peft.core.cost import METRICS, PAPER_COSTS
+from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import InvalidRecordError
-from metas_peft.core.records import METRICS, PAPER_COSTS, DeviceSpec, ProfileRecord
+from metas_peft.core.records import ProfileRecord
 from metas_peft.surrogate.assess import Errors, Scope, assess, assess_zero_shot
 from metas_peft.surrogate.episodes import MetaTraining
 from metas_peft.surrogate.features import COLUMNS, Table, usable

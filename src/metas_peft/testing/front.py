@@ -13,7 +13,7 @@ from metas_peft.conf import dump
 from metas_peft.conf.compose import load
 from metas_peft.conf.runfile import RunFile
 from metas_peft.core.files import write_json, write_text
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.testing.tiny import randomise_lora, save_tiny_backbone
 
 TEXTS = ("a fine film about nothing", "a dull film", "nothing about it is fine", "it is dull, dull, dull")

@@ -12,7 +12,7 @@ from metas_peft.backbones.store import save_compact
 from metas_peft.control.features import self_information, write_information
 from metas_peft.control.tree import LEAF, Controller, ControllerTree, run_tag
 from metas_peft.core.files import read_json, write_json
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.serving.folder import CONTROLLER, INFORMATION, MODELS, RESULTS
 from metas_peft.testing.front import TEXTS, save_tiny_front
 from metas_peft.testing.tiny import save_tiny_backbone, tiny_adapted

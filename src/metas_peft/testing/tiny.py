@@ -10,7 +10,8 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from metas_peft.backbones import add_lora, shape_of
-from metas_peft.core.records import BackboneShape, LayerPlan, Subnet
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import LayerPlan, Subnet
 from metas_peft.testing.families import TINY_FAMILIES
 
 # Families with a separate map for each projection, for tests that name projections.

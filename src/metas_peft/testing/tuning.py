@@ -7,8 +7,11 @@ import numpy as np
 
 from metas_peft.backbones import shape_of
 from metas_peft.backbones.load import without_dropout
+from metas_peft.core.cost import Cost
 from metas_peft.core.protocols import CostModel
-from metas_peft.core.records import BackboneShape, Cost, Subnet, Workload
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, paper_cost
 from metas_peft.testing.tiny import tiny_adapted, tiny_model
 from metas_peft.tuning.context import GateSettings, Schedule, TuningContext

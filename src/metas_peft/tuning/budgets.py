@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from metas_peft.core.cost import METRIC_UNITS, Cost
 from metas_peft.core.errors import BudgetInfeasibleError
 from metas_peft.core.protocols import CostModel
-from metas_peft.core.records import METRIC_UNITS, BackboneShape, Cost, Subnet
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
 from metas_peft.costs import Counts
 
 

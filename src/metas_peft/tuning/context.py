@@ -16,9 +16,12 @@ from peft import PeftModel
 
 from metas_peft.backbones import Layout, compact, reorder, save_adapter
 from metas_peft.backbones.adapters import lora_maps
+from metas_peft.core.cost import Cost
 from metas_peft.core.errors import SubnetError
 from metas_peft.core.protocols import CostModel
-from metas_peft.core.records import BackboneShape, Cost, Subnet, Workload
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.gates import masked
 from metas_peft.tuning.budgets import Limits
 from metas_peft.tuning.data import Batches, EncodedTexts

@@ -11,8 +11,8 @@ import transformers
 from peft import PeftModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from metas_peft.core.cost import METRICS
 from metas_peft.core.errors import UsageError
-from metas_peft.core.records import METRICS
 from metas_peft.gates import GateSet, hard_concrete, load_gates, save_gates
 from metas_peft.tuning.pricing import Price
 

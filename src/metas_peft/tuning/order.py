@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from metas_peft.backbones import Layout
 from metas_peft.backbones.hooks import gate_units
-from metas_peft.core.records import BackboneShape
+from metas_peft.core.shape import BackboneShape
 from metas_peft.tuning.data import Batches, EncodedTexts
 from metas_peft.tuning.forms import CLASSES, Form
 

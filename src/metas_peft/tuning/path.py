@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from metas_peft.backbones import NestedModel
-from metas_peft.core.records import Subnet, Workload
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.tuning.objectives import DistilledObjective
 from metas_peft.tuning.pricing import Price, flops_fraction
 

@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from metas_peft.core.cost import Cost
 from metas_peft.core.protocols import CostModel
-from metas_peft.core.records import BackboneShape, Cost, Subnet, Workload
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
+from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, paper_cost
 
 

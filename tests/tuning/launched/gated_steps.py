@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
 from metas_peft.backbones.load import without_dropout
-from metas_peft.core.records import Cost
+from metas_peft.core.cost import Cost
 from metas_peft.gates import GateSet, attach
 from metas_peft.testing.tiny import tiny_model
 from metas_peft.testing.tuning import tiny_cost_model

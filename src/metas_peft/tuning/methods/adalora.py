@@ -18,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from metas_peft.backbones import Layout, compact, shape_of
 from metas_peft.backbones.adapters import task_type
 from metas_peft.core.errors import UnsupportedBackboneError
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.tuning.context import CHECK_TEXTS, Member, TuningContext
 from metas_peft.tuning.loop import fit
 from metas_peft.tuning.methods.base import METHODS, Method, TunedFront

@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 
-from metas_peft.core.records import Subnet
 from metas_peft.core.registry import Registry
+from metas_peft.core.subnet import Subnet
 from metas_peft.tuning.context import Member, TuningContext
 
 

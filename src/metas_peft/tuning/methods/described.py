@@ -9,7 +9,7 @@ their ranks: closing them would cost quality and save nothing. Both are kinder t
 from dataclasses import replace
 from typing import ClassVar
 
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.tuning.context import TuningContext
 from metas_peft.tuning.methods.base import METHODS, TunedFront
 from metas_peft.tuning.methods.fixed import DropAlternate, DropTop, at_points, cost_of_joint_stage, train_apart

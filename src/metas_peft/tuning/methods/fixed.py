@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Literal
 
 from metas_peft.backbones import nested
-from metas_peft.core.records import BackboneShape, Subnet
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
 from metas_peft.tuning.context import Checkpoint, TuningContext
 from metas_peft.tuning.methods.base import METHODS, Method, TunedFront
 from metas_peft.tuning.path import SCHEDULE_POWER, TOLERANCE, JointObjective, largest_within

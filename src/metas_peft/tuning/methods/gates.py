@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from metas_peft.core.records import LayerPlan, Subnet
+from metas_peft.core.subnet import LayerPlan, Subnet
 from metas_peft.gates import GateSet, GateValues, gated
 from metas_peft.tuning.context import TuningContext
 from metas_peft.tuning.gating import STILL

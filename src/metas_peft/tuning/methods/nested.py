@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from metas_peft.backbones import nested
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.tuning.context import TuningContext
 from metas_peft.tuning.methods.base import TunedFront
 from metas_peft.tuning.path import TOLERANCE, JointObjective, PathObjective, largest_within

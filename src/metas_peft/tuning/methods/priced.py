@@ -6,8 +6,8 @@ path and training as ours (equal treatment).
 
 from abc import abstractmethod
 
+from metas_peft.core.cost import Cost
 from metas_peft.core.errors import CalibrationError
-from metas_peft.core.records import Cost
 from metas_peft.costs import Counts, paper_cost, random_prefixes
 from metas_peft.tuning.context import TuningContext
 from metas_peft.tuning.methods.base import METHODS, Method, TunedFront

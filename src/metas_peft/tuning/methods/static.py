@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from metas_peft.core.records import Subnet
+from metas_peft.core.subnet import Subnet
 from metas_peft.tuning.context import TuningContext
 from metas_peft.tuning.methods.base import METHODS, Method, TunedFront
 
