@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from metas_peft.control.codec import pack
-from metas_peft.control.runtime import decide, distribution_entropy, from_bytes, from_json, token_entropy
+from metas_peft.control.runtime import distribution_entropy, from_bytes, from_json, token_entropy
 from metas_peft.control.tree import Controller, ControllerTree
 from metas_peft.core.errors import CheckpointError
 
@@ -33,7 +33,7 @@ def test_decisions_follow_the_written_out_tree_from_json_and_bytes(nested: Contr
     expected = [reference(e, p) for e, p in zip(entropy, position, strict=True)]
     assert set(expected) == {0, 1, 2, 3}
     for controller in (from_json(json.dumps(nested.as_dict())), from_bytes(pack(nested))):
-        got = [decide(controller, float(e), float(p)) for e, p in zip(entropy, position, strict=True)]
+        got = [controller.decide(float(e), float(p)) for e, p in zip(entropy, position, strict=True)]
         assert got == expected
 
 

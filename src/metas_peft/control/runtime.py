@@ -48,11 +48,6 @@ def from_bytes(data: bytes) -> Controller:
     return unpack(data)
 
 
-def decide(controller: Controller, token_entropy_nats: float, position: float) -> int:
-    """Index of the member to run, see `ControllerTree.decide`."""
-    return controller.tree.decide(token_entropy_nats, position)
-
-
 def token_entropy(token_ids: Sequence[int], self_information: Sequence[float]) -> float:
     """Mean self-information of a sequence under a unigram model (encoders, prefill).
 
