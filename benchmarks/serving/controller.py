@@ -26,6 +26,7 @@ from metas_peft.control.codec import MAX_BYTES, pack
 from metas_peft.control.distil import Recorded, distil
 from metas_peft.control.runtime import token_entropy
 from metas_peft.control.tree import Controller, ControllerTree, run_tag, to_float32
+from metas_peft.control.worth import point_of
 from metas_peft.core.files import write_json
 from metas_peft.core.subnet import LayerPlan, Subnet
 from metas_peft.costs import LLAMA_2_7B
@@ -144,7 +145,7 @@ def kept(seed: int) -> dict[str, float]:
         "policy": made.policy.choose(fresh.entropy, fresh.position),
         "static": np.full(len(fresh), made.static),
     }
-    volumes = {name: stakes.volume(stakes.point(fresh.right.T, choice)) for name, choice in choices.items()}
+    volumes = {name: stakes.volume(point_of(fresh.right.T, choice)) for name, choice in choices.items()}
     return {name: volumes[name] / volumes["policy"] for name in ("tree", "static")}
 
 

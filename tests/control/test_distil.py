@@ -5,6 +5,7 @@ import pytest
 
 from metas_peft.control.assess import decide_all
 from metas_peft.control.distil import PARTS, Recorded, distil, repeat
+from metas_peft.control.worth import point_of
 
 COSTS = np.array([[0.8, 0.8, 0.9], [0.5, 0.5, 0.85], [0.3, 0.3, 0.8]])
 DENSE = np.ones(3)
@@ -22,7 +23,7 @@ def recorded(seed: int, inputs: int, signal: float) -> Recorded:
 
 def volume(inputs: Recorded, choice: np.ndarray) -> float:
     stakes = inputs.stakes(COSTS, DENSE)
-    return stakes.volume(stakes.point(inputs.right.T, choice))
+    return stakes.volume(point_of(inputs.right.T, choice))
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
@@ -34,7 +35,7 @@ def test_tree_routes_and_keeps_the_volume_of_the_policy_where_there_is_a_signal(
     assert len(set(tree.tolist())) > 1
     assert made.tree.depth <= 3
     stakes, expected = made.policy.stakes, made.policy.expected(fresh.entropy, fresh.position)
-    told = [stakes.volume(stakes.point(expected, choice)) for choice in (tree, policy)]
+    told = [stakes.volume(point_of(expected, choice)) for choice in (tree, policy)]
     assert told[0] >= 0.99 * told[1]  # by what the policy expects, free of the noise of few answers at stake
     assert volume(fresh, tree) >= 0.97 * volume(fresh, policy)
     assert volume(fresh, tree) > 1.1 * volume(fresh, np.full(4000, made.static))

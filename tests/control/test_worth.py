@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metas_peft import pareto
-from metas_peft.control.worth import REFERENCE_MARGIN, USEFUL_MARGIN, Point, Stakes, settle
+from metas_peft.control.worth import REFERENCE_MARGIN, USEFUL_MARGIN, Point, Stakes, point_of, settle
 
 COSTS = np.array([[0.8, 8.0, 4.0], [0.5, 5.0, 3.5], [0.3, 3.0, 3.0]])
 DENSE = np.array([1.0, 10.0, 4.5])
@@ -29,12 +29,12 @@ def test_worth_is_the_slope_of_the_log_volume() -> None:
     rng = np.random.default_rng(0)
     right = rng.uniform(0.8, 1.0, (500, 3))
     choice = rng.integers(0, 3, 500)
-    here = STAKES.point(right, choice)
+    here = point_of(right, choice)
     worth = STAKES.worth(right, here)
     for row, member in ((3, 0), (77, 1), (401, 2)):
         other = choice.copy()
         other[row] = member
-        change = np.log(STAKES.volume(STAKES.point(right, other)) / STAKES.volume(here))
+        change = np.log(STAKES.volume(point_of(right, other)) / STAKES.volume(here))
         assert change * 500 == pytest.approx(worth[row, member] - worth[row, choice[row]], abs=0.02)
 
 
@@ -48,7 +48,7 @@ def test_static_is_the_member_of_most_volume_and_the_best_one_where_none_has_any
 def test_settle_never_ends_below_its_start() -> None:
     rng = np.random.default_rng(1)
     right = rng.uniform(0.85, 0.95, (200, 3))
-    start = STAKES.point(right, np.ones(200, int))
+    start = point_of(right, np.ones(200, int))
     end, _ = settle(STAKES, right, start, lambda worth: worth.argmax(1))
     assert STAKES.volume(end) >= STAKES.volume(start)
     worse, around = settle(STAKES, right, start, lambda worth: worth.argmin(1))

@@ -9,6 +9,7 @@ import numpy as np
 
 from metas_peft.control.runtime import token_entropy
 from metas_peft.control.tree import Controller, ControllerTree
+from metas_peft.control.worth import mean_cost, point_of
 from metas_peft.core.cost import METRICS
 from metas_peft.core.errors import InvalidRecordError
 
@@ -112,15 +113,9 @@ def operating_point(correct: np.ndarray, costs: np.ndarray, choice: np.ndarray) 
         )
     if not np.isfinite(costs).all() or choice.min() < 0 or choice.max() >= members:
         raise InvalidRecordError(f"A cost is not finite or a choice is not one of the {members} members.")
-    share = np.bincount(choice, minlength=members) / len(choice)
-    mean = share @ costs
-    return AdaptivePoint(
-        quality=float(correct[choice, np.arange(len(choice))].mean()),
-        energy_j=float(mean[0]),
-        latency_ms=float(mean[1]),
-        peak_power_w=float(costs[share > 0, 2].max()),
-        usage=tuple(share.tolist()),
-    )
+    point = point_of(correct.T, choice)
+    energy_j, latency_ms, peak_power_w = mean_cost(costs, point.share).tolist()
+    return AdaptivePoint(point.quality, energy_j, latency_ms, peak_power_w, tuple(point.share.tolist()))
 
 
 def assess(

@@ -13,7 +13,7 @@ from metas_peft.control.assess import decide_all
 from metas_peft.control.fit import BINS, DEPTH, fit
 from metas_peft.control.policy import Policy, among, fit_policy
 from metas_peft.control.tree import ControllerTree
-from metas_peft.control.worth import Stakes, settle
+from metas_peft.control.worth import Stakes, point_of, settle
 
 PARTS = 4
 FEWEST = 20  # inputs in a part; fewer judge nothing
@@ -122,7 +122,7 @@ def repeat(policy: Policy, recorded: Recorded, depth: int) -> ControllerTree:
     # A constant can always be repeated: nobody ends below the best single member.
     alone = int(among(members, worth.mean(0, keepdims=True))[0])
     ways = (tree, ControllerTree.always(alone))
-    return max(ways, key=lambda way: stakes.volume(stakes.point(expected, _sent(way, recorded))))
+    return max(ways, key=lambda way: stakes.volume(point_of(expected, _sent(way, recorded))))
 
 
 def _sent(tree: ControllerTree, recorded: Recorded) -> np.ndarray:
@@ -156,5 +156,5 @@ def _gain(
     recorded: Recorded, costs: np.ndarray, dense_cost: np.ndarray, routed: np.ndarray, alone: np.ndarray
 ) -> float:
     stakes, right = recorded.stakes(costs, dense_cost), recorded.right.T
-    with_tree, without = (stakes.volume(stakes.point(right, choice)) for choice in (routed, alone))
+    with_tree, without = (stakes.volume(point_of(right, choice)) for choice in (routed, alone))
     return with_tree - without

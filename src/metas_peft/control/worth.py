@@ -28,6 +28,29 @@ class Point:
     share: np.ndarray
 
 
+def point_of(right: np.ndarray, choice: np.ndarray) -> Point:
+    """Where sending each input to its member leads.
+
+    Args:
+        right: Expected share of right answers, shape (N, M).
+        choice: Chosen members, shape (N,).
+    """
+    share = np.bincount(choice, minlength=right.shape[1]) / len(choice)
+    return Point(float(right[np.arange(len(choice)), choice].mean()), share)
+
+
+def mean_cost(costs: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Mean energy and latency, and the highest peak power used, shape (3,).
+
+    Args:
+        costs: Energy (J), latency (ms), peak power (W) of one pass of each member, shape (M, 3).
+        share: Share of the inputs that each member answers, shape (M,).
+    """
+    mean = share @ costs
+    mean[POWER] = costs[share > 0, POWER].max()
+    return mean
+
+
 @dataclass(frozen=True)
 class Stakes:
     """What is at stake on one device.
@@ -52,16 +75,10 @@ class Stakes:
         """Costs at which the volume ends, shape (3,)."""
         return REFERENCE_MARGIN * self.dense_cost
 
-    def mean_cost(self, share: np.ndarray) -> np.ndarray:
-        """Mean energy and latency, and the highest peak power used, shape (3,)."""
-        mean = share @ self.costs
-        mean[POWER] = self.costs[share > 0, POWER].max()
-        return mean
-
     def volume(self, point: Point) -> float:
         """Useful hyper-volume of one operating point, in [0, 1]; 0 below the floor or beyond a reference."""
         gain = (point.quality - self.floor) / (1.0 - self.floor)
-        gains = np.append(1.0 - self.mean_cost(point.share) / self.reference, gain)
+        gains = np.append(1.0 - mean_cost(self.costs, point.share) / self.reference, gain)
         return float(np.prod(gains.clip(0.0, 1.0)))
 
     def worth(self, right: np.ndarray, around: Point) -> np.ndarray:
@@ -74,7 +91,7 @@ class Stakes:
         Returns:
             Shape (N, M).
         """
-        room = (self.reference - self.mean_cost(around.share))[:POWER]
+        room = (self.reference - mean_cost(self.costs, around.share))[:POWER]
         return right / (around.quality - self.floor) - (self.costs[:, :POWER] / room).sum(1)
 
     def static(self, right: np.ndarray) -> int:
@@ -86,16 +103,6 @@ class Stakes:
         quality = right.mean(0)
         volumes = [self.volume(Point(float(q), s)) for q, s in zip(quality, np.eye(len(quality)), strict=True)]
         return int(np.argmax(volumes) if max(volumes) > 0 else np.argmax(quality))
-
-    def point(self, right: np.ndarray, choice: np.ndarray) -> Point:
-        """Where sending each input to its member leads.
-
-        Args:
-            right: Expected share of right answers, shape (N, M).
-            choice: Chosen members, shape (N,).
-        """
-        share = np.bincount(choice, minlength=len(self.costs)) / len(choice)
-        return Point(float(right[np.arange(len(choice)), choice].mean()), share)
 
 
 def settle(
@@ -115,7 +122,7 @@ def settle(
     best, around = start, start
     for _ in range(ROUNDS):
         linear = best
-        found = stakes.point(right, choose(stakes.worth(right, linear)))
+        found = point_of(right, choose(stakes.worth(right, linear)))
         if stakes.volume(found) <= stakes.volume(best):
             break
         best, around = found, linear
