@@ -23,6 +23,7 @@ from metas_peft.tuning.methods import METHODS, TunedFront
 logger = logging.getLogger(__name__)
 
 MODELS = "models"
+DENSE = "dense"  # the ungated model: its folder, and its name among those of methods
 
 
 @dataclass(frozen=True)

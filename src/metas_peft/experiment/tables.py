@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 
 from metas_peft.core.cost import METRIC_NAMES, METRICS
 from metas_peft.core.files import replacing, write_text
+from metas_peft.experiment.fronts import DENSE
 from metas_peft.experiment.outcome import Outcome
-
-DENSE = "dense"
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
