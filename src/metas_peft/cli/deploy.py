@@ -80,7 +80,10 @@ def deploy(
     target = out if out is not None else folder / "deploy" / _file_name(device)
     walk.check_out(target)
     if records:
-        _refuse({"runtime": runtime, "threads": threads, "power": power, "meter-option": meter_options}, "records")
+        _refuse(
+            {"runtime": runtime, "threads": threads, "power": power, "meter-option": meter_options},
+            "would measure here, but --records brings measurements. Leave it out.",
+        )
         source: Source = BroughtRecords(device, records, run.workload, _known_spec(device))
         done = walk.deploy(Request(run, budgets, target, kind, seed), source)
     else:
@@ -117,10 +120,11 @@ def _known_spec(device: str) -> "DeviceSpec | None":
     return known[device].spec() if device in known else None
 
 
-def _refuse(given: Mapping[str, Any], option: str) -> None:
-    idle = [f"--{name}" for name, value in given.items() if value]
+def _refuse(options: Mapping[str, Any], why: str) -> None:
+    """Refuse those options that were given, since they would do nothing here."""
+    idle = [f"--{name}" for name, value in options.items() if value]
     if idle:
-        raise UsageError(f"{' and '.join(idle)} would measure here, but --{option} brings measurements. Leave it out.")
+        raise UsageError(f"{' and '.join(idle)} {why}")
 
 
 def _open(
@@ -133,10 +137,10 @@ def _open(
     from metas_peft.experiment.workbench import set_threads
 
     if device != LOCAL:
-        given = {"threads": threads, "power": power, "meter-option": meter_options}
-        idle = [f"--{name}" for name, value in given.items() if value]
-        if idle:
-            raise UsageError(f"{' and '.join(idle)} belong to the device `local`; {device} is simulated.")
+        _refuse(
+            {"threads": threads, "power": power, "meter-option": meter_options},
+            f"belong to the device `local`; {device} is simulated.",
+        )
         opened = open_device(device, runtime=runtime)
         return OpenDevice(opened, run.shape, run.workload, Runs(kind, scratch, 1), seed=seed)
     if runtime is not None:
