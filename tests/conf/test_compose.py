@@ -23,7 +23,7 @@ def keep(config, folder):
 
 def test_overrides_beat_the_file_and_the_file_beats_defaults(run_file):
     config = load(run_file, ["training.seed=7"])
-    assert (config.training.seed, config.training.num_epochs, config.training.path_steps) == (7, 3, 200)
+    assert (config.training.seed, config.training.num_epochs, config.training.gate_steps) == (7, 3, 200)
     assert config.budgets.peak_power_w == 11.0
 
 

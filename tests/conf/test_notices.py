@@ -14,6 +14,8 @@ def idle(config):
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
+        (["front=gates", "training.path_steps=9"], "training.path_steps; with front=gates"),
+        (["front=nested", "training.gate_steps=9"], "training.gate_steps; with front=nested"),
         (["front=nested", "model.gating.gate_learning_rate=0.1"], "model.gating.gate_learning_rate; with front=nested"),
         (["method=static-lora", "front=gates", "evaluation.baselines=[drop-top]"], "front; no method here has gates"),
         (["method=static-lora"], "retarget; only a method with a surrogate"),
@@ -57,7 +59,7 @@ def test_key_without_effect_is_named_with_the_reason(overrides, named):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["front=gates", "training.path_steps=9", "model.gating.granularity=[head]"],
+        ["front=gates", "training.gate_steps=9", "model.gating.granularity=[head]"],
         ["method=EChorda", "objective_weights.nu_power=0", "retarget=[]"],
         [
             "method=static-lora",

@@ -28,6 +28,7 @@ SMALL = (
     "dataset.batch_size=16",
     "training.num_epochs=1",
     "training.path_steps=16",
+    "training.gate_steps=16",
     "training.joint_steps=3",
     "controller.inputs=30",
     "evaluation.operating_points=[0.8,0.5,0.3]",

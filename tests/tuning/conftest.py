@@ -22,7 +22,7 @@ class Tuned:
     """A method run on a tiny model; the context is as the method left it."""
 
     def __init__(self, family, method, front, seed, **settings):
-        settings = {"path_steps": 12, "joint_steps": 2, **settings}
+        settings = {"path_steps": 12, "gate_steps": 12, "joint_steps": 2, **settings}
         kind = METHODS[method]
         self.context = tiny_context(family, trains_all=kind.trains == "everything", seed=seed, **settings)
         self.untouched = {n: p.clone() for n, p in self.context.adapted.named_parameters() if not p.requires_grad}

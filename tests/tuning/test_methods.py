@@ -257,9 +257,14 @@ def test_points_that_drop_no_layer_leave_the_dense_model():
 
 
 def test_our_stages_cost_what_their_passes_do():
-    context = tiny_context("bert", path_steps=200, joint_steps=300, operating_points=(0.8, 0.5, 0.26))
-    # By hand: 200 steps at a mean of 0.26 + 0.74 / 2.5, 300 steps of two passes at 0.8 + 0.26 together.
-    assert cost_of_ours(context) == pytest.approx(200 * (0.26 + 0.74 / 2.5) + 300 * 1.06)
+    points = (0.8, 0.5, 0.26)
+    context = tiny_context(
+        "bert", path_steps=240, joint_steps=300, gate_steps=200, operating_points=points, batch_size=32
+    )
+    # By hand: 240 batches of a quarter of a step's at a mean of 0.26 + 0.74 / 2.5, which take 2.25 times as long; 300
+    # steps of two passes at 0.8 + 0.26 together.
+    assert cost_of_ours(context, "nested") == pytest.approx(2.25 * 60 * (0.26 + 0.74 / 2.5) + 300 * 1.06)
+    assert cost_of_ours(context, "gates") == pytest.approx(200 + 300 * 1.06)
 
 
 def test_adalora_leaves_as_many_ranks_as_static_lora_has(tuned):
@@ -286,9 +291,10 @@ def test_rivals_with_a_rule_take_as_long_as_ours(train, monkeypatch):
         activate(view, subnet)
 
     monkeypatch.setattr(NestedModel, "activate", counting)
-    assert len(train(context, members).members) == 3
+    cost = cost_of_ours(context, "nested")
+    assert len(train(context, members, cost).members) == 3
     pace = PACE_TOGETHER if train is train_together else PACE_APART
-    assert sum(ran) == pytest.approx(pace * cost_of_ours(context), rel=0.1)
+    assert sum(ran) == pytest.approx(pace * cost, rel=0.1)
 
 
 def test_uniform_width_keeps_the_same_in_every_layer_and_fills_its_point():
@@ -320,7 +326,7 @@ def test_saved_adapter_gives_the_trained_model_in_plain_peft(family, tuned, tmp_
 
 
 def test_gates_that_cannot_move_are_admitted(caplog):
-    context = tiny_context("bert", path_steps=1, joint_steps=0)
+    context = tiny_context("bert", gate_steps=1, joint_steps=0)
     context.train_dense()
     front = METHODS["DiGASE"](front="gates").tune(context)
     assert any("did not move" in note for note in front.notes)
@@ -336,7 +342,7 @@ def test_gates_move_when_they_are_trained(tuned):
 
 @pytest.mark.parametrize(("granularities", "smallest"), [(("head",), 0.37), (("rank",), 0.99), (("layer",), 0.33)])
 def test_member_above_its_operating_point_is_named_after_its_size(granularities, smallest, caplog):
-    context = tiny_context("bert", path_steps=6, joint_steps=0, granularities=granularities)
+    context = tiny_context("bert", gate_steps=6, joint_steps=0, granularities=granularities)
     context.train_dense()
     front = METHODS["DiGASE"](front="gates").tune(context)
     last = front.members[-1]

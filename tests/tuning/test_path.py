@@ -1,5 +1,7 @@
 """The path from the whole model down: who goes first, and that members lie inside one another."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,9 @@ from metas_peft.core.cost import Cost
 from metas_peft.core.subnet import Subnet
 from metas_peft.testing.tiny import tiny_adapted
 from metas_peft.testing.tuning import TINY_WORKLOAD, tiny_context, tiny_cost_model
-from metas_peft.tuning.path import SAVE_EVERY, JointObjective, PathObjective, largest_within
-from metas_peft.tuning.pricing import Price, flops_fraction
+from metas_peft.tuning.data import random_batches
+from metas_peft.tuning.path import SAVE_EVERY, JointObjective, PathSearch, largest_within
+from metas_peft.tuning.pricing import Price, fixed_fraction, flops_fraction
 
 FAMILIES = ("bert", "llama", "gemma3")
 
@@ -50,12 +53,11 @@ def first_removed(price, head, block, family="bert"):
     """(kind, layer) of the unit that goes first when the slopes of the loss are given."""
     adapted, shape = tiny_adapted(family)
     with nested(adapted.get_base_model(), shape) as view:
-        objective = PathObjective(view, Slopes(view, head, block), price, TINY_WORKLOAD, end=0.5)
-        objective.loss(None, {}).backward()
-        objective.after_step(1, 100)  # scores only: before the first removal
-        assert objective.current == Subnet.dense(shape)
-        objective._remove_one()
-        kept = objective.current
+        search = PathSearch(view, Slopes(view, head, block), price, TINY_WORKLOAD, end=0.5)
+        search.run(None, [{}], 100, progress=False)  # scores only: before the first removal
+        assert search.current == Subnet.dense(shape)
+        search._remove_one()
+        kept = search.current
     changed = [("head", i) for i, p in enumerate(kept.layers) if len(p.heads) < shape.n_kv_heads]
     changed += [("ffn_block", i) for i, p in enumerate(kept.layers) if len(p.ffn_blocks) < shape.ffn_blocks]
     assert len(changed) == 1
@@ -96,23 +98,24 @@ def test_importance_is_squared_so_that_its_sign_does_not_matter():
     assert first_removed(EVEN, slopes(4, {1: -0.5, 2: 0.6}), slopes(12, {0: -2.0})) == ("head", 1)
 
 
-def walk(cost_model=None, weights=None, steps=16, end=0.3, seed=0, family="bert"):
+def walk(cost_model=None, weights=None, count=16, end=0.3, seed=0, family="bert"):
     """A path through a tiny model that teaches itself."""
     context = tiny_context(family, seed=seed, operating_points=(0.8, end))
     context.reset()
     shape = context.shape
     price = Price.on(cost_model or context.cost_model, weights or context.weights, shape)
     with nested(context.network, shape) as view:
-        objective = PathObjective(view, context.distilled(), price, context.workload, end=end)
-        context.fit(objective, steps, "path", offset=1)
-    return objective, shape
+        search = PathSearch(view, context.distilled(), price, context.workload, end=end)
+        batches = random_batches(context.data, context.collator, 8, seed)
+        search.run(context.adapted, batches, count, progress=False)
+    return search, shape
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("end", [0.5, 0.2])
 def test_path_is_nested_falls_and_ends_where_it_should(family, end):
-    objective, shape = walk(family=family, end=end)
-    path = objective.path
+    search, shape = walk(family=family, end=end)
+    path = search.path
     fractions = [flops_fraction(s, shape, TINY_WORKLOAD) for s in path]
     assert path[0] == Subnet.dense(shape)
     assert len(path) > 8
@@ -126,18 +129,18 @@ def test_path_is_nested_falls_and_ends_where_it_should(family, end):
     assert fractions == sorted(fractions, reverse=True)
     # The last unit may be large, but the one before it was still above the end.
     assert fractions[-1] <= end < fractions[-2]
-    assert objective.current == path[-1]
+    assert search.current == path[-1]
 
 
-@pytest.mark.parametrize("steps", [1, 5, 10, 11])
-def test_short_path_reaches_its_end(steps):
-    objective, shape = walk(steps=steps)
-    assert flops_fraction(objective.path[-1], shape, TINY_WORKLOAD) <= 0.3
+@pytest.mark.parametrize("count", [1, 5, 10, 11])
+def test_short_path_reaches_its_end(count):
+    search, shape = walk(count=count)
+    assert flops_fraction(search.path[-1], shape, TINY_WORKLOAD) <= 0.3
 
 
 def test_path_that_cannot_end_keeps_one_unit():
-    objective, shape = walk(end=1e-6, steps=12)
-    last = objective.current
+    search, shape = walk(end=1e-6, count=12)
+    last = search.current
     assert last.kept_heads + last.kept_ffn_blocks == 1
     assert flops_fraction(last, shape, TINY_WORKLOAD) > 0
 
@@ -164,6 +167,26 @@ def test_device_on_which_heads_are_dear_loses_more_heads():
     assert kept["heads"][1] > kept["neurons"][1]
 
 
+@pytest.mark.parametrize("end", [0.4, 0.1])
+def test_sublayer_keeps_half_of_its_share_whatever_the_price(end):
+    """Also of a model whose head takes a part of the operations that no removal can lower."""
+    free = Told([1e9, 1, 1], [1, 1, 1])
+    adapted, shape = tiny_adapted("bert")
+    with nested(adapted.get_base_model(), shape) as view:
+        search = PathSearch(view, Slopes(view, slopes(4), slopes(12)), free, TINY_WORKLOAD, end=end)
+        search.run(None, itertools.repeat({}), 60, progress=False)
+    fixed = fixed_fraction(shape, TINY_WORKLOAD)
+    assert 0 < fixed < 0.05
+    assert search.path[-1].layers[0].heads != tuple(range(4))
+    for before, subnet in itertools.pairwise(search.path):
+        share = (flops_fraction(before, shape, TINY_WORKLOAD) - fixed) / (1 - fixed)
+        next_share = (flops_fraction(subnet, shape, TINY_WORKLOAD) - fixed) / (1 - fixed)
+        assert next_share < share
+        for plan in subnet.layers:
+            assert len(plan.heads) >= int(0.5 * next_share * 4)
+            assert len(plan.ffn_blocks) >= int(0.5 * next_share * 12)
+
+
 def test_preference_changes_the_path():
     adapted, shape = tiny_adapted("bert")
     model = tiny_cost_model(shape, per_kernel=3e4)
@@ -172,13 +195,21 @@ def test_preference_changes_the_path():
     assert by_latency != by_power
 
 
-def test_gates_of_the_path_are_gone_afterwards():
-    adapted, shape = tiny_adapted("bert")
-    network = adapted.get_base_model()
-    names = [n for n, _ in network.named_modules()]
-    with nested(network, shape) as view:
-        PathObjective(view, Slopes(view, [], []), EVEN, TINY_WORKLOAD, end=0.5)
-    assert [n for n, _ in network.named_modules()] == names
+def test_search_changes_no_weight_and_leaves_no_gate():
+    context = tiny_context("bert")
+    context.reset()
+    names = [n for n, _ in context.network.named_modules()]
+    before = {n: p.clone() for n, p in context.adapted.named_parameters()}
+    batches = random_batches(context.data, context.collator, 8, 0)
+    with nested(context.network, context.shape) as view:
+        search = PathSearch(view, context.distilled(), EVEN, TINY_WORKLOAD, end=0.5)
+        search.run(context.adapted, batches, 12, progress=False)
+        view.activate(Subnet.dense(context.shape))
+        ungated = context.network(**{k: v for k, v in next(batches).items() if k != "index"}).logits
+        assert not any(p.grad is not None for p in context.adapted.parameters())
+    assert ungated.isfinite().all()
+    assert [n for n, _ in context.network.named_modules()] == names
+    assert all(torch.equal(p, before[n]) for n, p in context.adapted.named_parameters())
 
 
 def test_largest_within_takes_the_largest_that_fits_and_else_the_smallest():

@@ -129,6 +129,7 @@ _GATE_KEYS = (
     "model.gating.gate_sparsity_regulariser",
     "model.gating.gate_learning_rate",
     "model.gating.granularity",
+    "training.gate_steps",
 )
 _IDLE = (
     _Idle("a single run does not search", ("optuna",), lambda c, m: True),
@@ -136,6 +137,11 @@ _IDLE = (
         "with front=nested units are removed in order of importance, without hard-concrete gates",
         _GATE_KEYS,
         lambda c, m: c.front == "nested" and _some(m, Shape.GATED) and not _described(m),
+    ),
+    _Idle(
+        "with front=gates trained gates decide what goes",
+        ("training.path_steps",),
+        lambda c, m: c.front == "gates" and all(x.name != "MetaS-PEFT-apart" for x in m),
     ),
     _Idle("no method here has gates", ("front", *_GATE_KEYS), lambda c, m: not _some(m, Shape.GATED)),
     _Idle(

@@ -165,8 +165,11 @@ class TrainingConfig:
     warmup_steps: int | None = key(None, "Optimiser steps of warm-up; replaces `warmup_ratio`.", at_least=0)
     seed: int = key(0, "Seed of every random choice.", at_least=0, at_most=2**32 - 1)
     path_steps: int = key(
-        200, "Steps in which the nested front is cut down unit by unit, or hard-concrete gates are trained.", at_least=1
+        240,
+        "Small batches over which the nested path is found, unit by unit; nothing is trained meanwhile.",
+        at_least=1,
     )
+    gate_steps: int = key(200, "Steps in which hard-concrete gates are trained.", at_least=1)
     joint_steps: int = key(300, "Steps that then train all members of the front together.", at_least=0)
     distillation: DistillationConfig = section(DistillationConfig, "Self-distillation.")
 

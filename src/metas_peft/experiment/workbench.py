@@ -229,11 +229,12 @@ class Workbench:
         """Gate settings of `front=gates`."""
         g = self.config.model.gating
         return GateSettings(
-            tuple(g.granularity), g.hard_concrete_temperature, g.gate_sparsity_regulariser, g.gate_learning_rate
-        )
+            tuple(g.granularity), g.hard_concrete_temperature, g.gate_sparsity_regulariser, g.gate_learning_rate,
+            self.config.training.gate_steps,
+        )  # fmt: skip
 
     def schedule(self) -> Schedule:
-        """Steps of the stages after the dense one."""
+        """Length of the stages after the dense one."""
         return Schedule(self.config.training.path_steps, self.config.training.joint_steps)
 
     def weights(self) -> Cost[float]:

@@ -66,6 +66,7 @@ def tiny_context(
     cost_model: CostModel | None = None,
     path_steps: int = 24,
     joint_steps: int = 4,
+    gate_steps: int = 24,
     granularities: Sequence[str] = ("layer", "head", "ffn_block"),
     operating_points: Sequence[float] = (0.8, 0.5, 0.3),
     target_samples: int = 20,
@@ -79,8 +80,9 @@ def tiny_context(
         family: Family of the tiny model.
         trains_all: Full fine-tuning instead of adapters.
         cost_model: Cost model of the target; a tiny one by default.
-        path_steps: Steps of the path stage.
+        path_steps: Batches of the path.
         joint_steps: Steps of the joint stage.
+        gate_steps: Steps of gates.
         granularities: What `front=gates` gates.
         operating_points: Fractions of the dense FLOPs.
         target_samples: How many subnets a rival measures.
@@ -103,7 +105,7 @@ def tiny_context(
     return TuningContext(
         adapted=adapted, shape=shape, data=tiny_texts(texts, seed), collator=Collator(pad_token_id=0),
         settings=tiny_loop_settings(seed=seed, **changes), schedule=Schedule(path_steps, joint_steps),
-        distillation=Distillation(), gates=GateSettings(tuple(granularities), 2 / 3, 1e-3, 0.2),
+        distillation=Distillation(), gates=GateSettings(tuple(granularities), 2 / 3, 1e-3, 0.2, gate_steps),
         workload=TINY_WORKLOAD, weights=Cost(1.0, 1.0, 1.0), cost_model=model, fit_on_target=fit_on_target,
         target_samples=target_samples, operating_points=operating_points, seed=seed, progress=False,
     )  # fmt: skip

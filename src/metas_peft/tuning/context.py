@@ -48,21 +48,23 @@ class GateSettings:
         temperature: Concrete temperature.
         sparsity: Weight of the sum of P(z > 0).
         learning_rate: Rate of the log-odds.
+        steps: Optimiser steps.
     """
 
     granularities: tuple[str, ...]
     temperature: float
     sparsity: float
     learning_rate: float
+    steps: int
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long each stage after the dense one lasts, in optimiser steps.
+    """How long each stage after the dense one lasts.
 
     Attributes:
-        path: Steps in which the model shrinks (or gates are trained).
-        joint: Steps in which the members are trained together, two passes a step.
+        path: Small batches over which the nested path is found.
+        joint: Optimiser steps in which the members are trained together, two passes a step.
     """
 
     path: int

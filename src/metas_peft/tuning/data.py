@@ -1,6 +1,6 @@
 """Texts as token ids, and batches padded only as far as they need."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -72,6 +72,17 @@ class Collator:
             "labels": torch.tensor([item["labels"] for item in items]),
             "index": torch.tensor([item["index"] for item in items]),
         }
+
+
+def random_batches(
+    data: EncodedTexts, collator: Batches, batch_size: int, seed: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches in random order without end; each pass over the data has an order of its own."""
+    rng = np.random.default_rng(seed)
+    while True:
+        order = rng.permutation(len(data)).tolist()
+        for start in range(0, len(order), batch_size):
+            yield collator([data[i] for i in order[start : start + batch_size]])
 
 
 def batches_by_length(data: EncodedTexts, collator: Batches, batch_size: int) -> Any:

@@ -1,25 +1,30 @@
 """A nested path: which unit goes next, from the whole model down to the smallest member.
 
-While the model is trained, each kept head and FFN block carries a gate fixed at 1; the running mean of the
-squared gradient of the loss with respect to it says how much the loss would feel its removal. The unit with the
-least importance per *predicted marginal cost on the target* goes first. The marginal cost is the gradient of the
-weighted cost through the cost model: this is where the device decides what is removed.
+Each kept head and FFN block of the trained dense model carries a gate fixed at 1; the running mean of the squared
+gradient of the loss with respect to it says how much the loss would feel its removal. The unit with the least
+importance per *predicted marginal cost on the target* goes first. The marginal cost is the gradient of the weighted
+cost through the cost model: this is where the device decides what is removed. Nothing is trained meanwhile.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from metas_peft.backbones import NestedModel
 from metas_peft.core.subnet import Subnet
 from metas_peft.core.workload import Workload
 from metas_peft.tuning.objectives import DistilledObjective
-from metas_peft.tuning.pricing import Price, flops_fraction
+from metas_peft.tuning.pricing import Price, fixed_fraction, flops_fraction
 
-DECAY = 0.95  # of the running mean of squared gradients
-WARMUP_STEPS = 10  # before the first removal; a shorter path removes everything after its last step
+# Squares of a large batch's gradients are those of a mean, in which the texts cancel: small batches tell more.
+BATCH_SIZE = 8
+DECAY = 0.98  # of the running mean of squared gradients
+WARMUP_BATCHES = 40  # before the first removal; with fewer batches everything goes after the last
+# Far from the whole model gradients mislead: a sub-layer keeps this part of its share in equally wide layers.
+FLOOR = 0.5
 SCHEDULE_POWER = 1.5
 SAVE_EVERY = 0.02  # of the dense FLOPs
 # Of a fraction that is compared with an operating point: half of the layers have 50.005 % of the operations, the head's
@@ -27,8 +32,8 @@ SAVE_EVERY = 0.02  # of the dense FLOPs
 TOLERANCE = 1e-3
 
 
-class PathObjective:
-    """Distilled training of a shrinking model; afterwards `path` holds nested subnets, largest first.
+class PathSearch:
+    """Removal of unit after unit from a trained model; afterwards `path` holds nested subnets, largest first.
 
     The pace is set in FLOPs, so that methods can be compared at equal size; *what* goes is decided by the price.
 
@@ -52,9 +57,8 @@ class PathObjective:
             "ffn_block": np.zeros((shape.n_layers, shape.ffn_blocks)),
         }
         self.path: list[Subnet] = [self.current]
-        self._gates: dict[str, list[torch.Tensor]] = {}
         self._fraction = 1.0
-        self._open()
+        self._fixed = fixed_fraction(shape, workload)
 
     @property
     def importances(self) -> dict[str, np.ndarray]:
@@ -66,30 +70,64 @@ class PathObjective:
         """The subnet as it stands."""
         return Subnet.prefix(self._heads.tolist(), self._blocks.tolist())
 
-    def loss(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Distilled loss of the current subnet."""
-        return self._distilled.loss(model, batch)
+    def run(
+        self,
+        model: Any,
+        batches: Iterable[dict[str, torch.Tensor]],
+        count: int,
+        *,
+        bf16: bool = False,
+        progress: bool = True,
+    ) -> None:
+        """Walk down from the whole model.
 
-    def after_step(self, step: int, steps: int) -> None:
-        """Update the importances and remove units while the path is behind its schedule."""
-        for name, gates in self._gates.items():
-            squared = np.zeros_like(self._scores[name])
-            for i, gate in enumerate(gates):
-                if gate.grad is not None:
-                    squared[i, : len(gate)] = gate.grad.cpu().numpy() ** 2
-            self._scores[name] = DECAY * self._scores[name] + (1 - DECAY) * squared
-        if step >= min(WARMUP_STEPS, steps):
-            target = self._end + (1 - self._end) * (1 - step / steps) ** SCHEDULE_POWER
-            while self._fraction > max(target, self._end):
-                self._remove_one()
-        self._open()
+        Args:
+            model: What the loss calls; its weights stay as they are.
+            batches: Training texts, at least `count` batches.
+            count: Batches to look at.
+            bf16: Whether to autocast.
+            progress: Whether to show a progress bar.
+        """
+        bar = tqdm(total=count, desc="path", delay=2.0, leave=False, disable=not progress, dynamic_ncols=True)
+        with bar:
+            for number, batch in zip(range(1, count + 1), batches, strict=False):
+                self._look(model, batch, bf16)
+                if number >= min(WARMUP_BATCHES, count):
+                    target = self._end + (1 - self._end) * (1 - number / count) ** SCHEDULE_POWER
+                    while self._fraction > max(target, self._end):
+                        self._remove_one()
+                bar.update()
+
+    def _look(self, model: Any, batch: dict[str, torch.Tensor], bf16: bool) -> None:
+        """Put a fresh gate on each unit that is left and take one batch's gradients into the importances."""
+        device = next(self._view.model.parameters()).device
+        batch = {k: v.to(device) for k, v in batch.items()}
+        gates = {
+            name: [torch.ones(max(int(n), 1), requires_grad=True, device=device) for n in counts]
+            for name, counts in (("head", self._heads), ("ffn_block", self._blocks))
+        }
+        self._view.activate(self.current)
+        self._view.set_gates(list(gates["head"]), list(gates["ffn_block"]))
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss = self._distilled.loss(model, batch)
+        every = [gate for of_kind in gates.values() for gate in of_kind]
+        gradients = iter(torch.autograd.grad(loss, every, allow_unused=True, materialize_grads=True))
+        for name, scores in self._scores.items():
+            scores *= DECAY
+            for row, gate in zip(scores, gates[name], strict=True):
+                row[: len(gate)] += (1 - DECAY) * next(gradients).cpu().numpy() ** 2
+        layers = self._view.shape.n_layers
+        self._view.set_gates([None] * layers, [None] * layers)
 
     def _remove_one(self) -> None:
+        """Take the unit with the least importance per price; the path ends where none may go."""
         per_head, per_block = self._price.marginal(self._heads, self._blocks)
+        width = FLOOR * (self._fraction - self._fixed) / (1 - self._fixed)
         best = (np.inf, "", 0)
         for name, counts, price in (("head", self._heads, per_head), ("ffn_block", self._blocks, per_block)):
+            least = int(width * self._scores[name].shape[1])
             for i, count in enumerate(counts):
-                if count:
+                if count > least:
                     # The last two units: one alone is too noisy an estimate.
                     score = self._scores[name][i, max(0, count - 2) : count].mean() / price[i]
                     best = min(best, (float(score), name, i))
@@ -102,17 +140,6 @@ class PathObjective:
         last = flops_fraction(self.path[-1], self._view.shape, self._workload)
         if last - self._fraction >= SAVE_EVERY or self._fraction <= self._end:
             self.path.append(self.current)
-
-    def _open(self) -> None:
-        """Activate the current subnet and put a fresh gate on each of its units."""
-        device = next(self._view.model.parameters()).device
-
-        def ones(counts: np.ndarray) -> list[torch.Tensor]:
-            return [torch.ones(max(int(n), 1), requires_grad=True, device=device) for n in counts]
-
-        self._gates = {"head": ones(self._heads), "ffn_block": ones(self._blocks)}
-        self._view.activate(self.current)
-        self._view.set_gates(list(self._gates["head"]), list(self._gates["ffn_block"]))
 
 
 class JointObjective:

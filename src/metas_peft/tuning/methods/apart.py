@@ -3,7 +3,7 @@
 from metas_peft.tuning.context import TuningContext
 from metas_peft.tuning.methods.base import METHODS, TunedFront
 from metas_peft.tuning.methods.fixed import PACE_APART, at_points, train_apart
-from metas_peft.tuning.methods.nested import shrink
+from metas_peft.tuning.methods.nested import find_path
 from metas_peft.tuning.methods.priced import MetasPeft
 from metas_peft.tuning.pricing import flops_fraction
 
@@ -12,8 +12,8 @@ class MetasPeftApart(MetasPeft):
     """Our path tells the members; each is trained from the shared start for as many steps as our joint stage has."""
 
     def tune(self, context: TuningContext) -> TunedFront:
-        """Shrink once, start over, train member after member."""
-        path, scores = shrink(context, self.price(context))
+        """Find the path once, train member after member."""
+        path, scores = find_path(context, self.price(context))
         members = at_points(context, path)
         sizes = [flops_fraction(s, context.shape, context.workload) for s in members.values()]
         front = train_apart(context, members, context.schedule.joint * sum(sizes) / PACE_APART)

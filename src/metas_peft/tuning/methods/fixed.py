@@ -15,12 +15,12 @@ from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
 from metas_peft.tuning.context import Checkpoint, TuningContext
 from metas_peft.tuning.methods.base import METHODS, Method, TunedFront
-from metas_peft.tuning.path import SCHEDULE_POWER, TOLERANCE, JointObjective, largest_within
+from metas_peft.tuning.path import BATCH_SIZE, SCHEDULE_POWER, TOLERANCE, JointObjective, largest_within
 from metas_peft.tuning.pricing import flops_fraction
 
-# With equal operations, on MiniLM and one thread of a Xeon, ours took 179 s, members that share weights 141 s, models
-# of their own 85 s.
-PACE_TOGETHER, PACE_APART = 179 / 141, 179 / 85
+# With equal operations, on MiniLM and one thread of a Xeon, our joint stage took 179 s, members that share weights
+# 141 s, models of their own 85 s; and our path, whose batches are small, 2.25 times as long as our joint stage.
+PACE_TOGETHER, PACE_APART, PACE_PATH = 179 / 141, 179 / 85, 2.25
 
 
 def cost_of_joint_stage(context: TuningContext) -> float:
@@ -28,11 +28,15 @@ def cost_of_joint_stage(context: TuningContext) -> float:
     return context.schedule.joint * (max(context.operating_points) + min(context.operating_points))
 
 
-def cost_of_ours(context: TuningContext) -> float:
-    """Cost of our path and joint stages in steps of the whole model."""
+def cost_of_ours(context: TuningContext, front: str) -> float:
+    """Cost of deciding what goes, by a path or by gates, and of our joint stage, in steps of the whole model."""
     end = min(context.operating_points)
-    path = context.schedule.path * (end + (1 - end) / (SCHEDULE_POWER + 1))
-    return path + cost_of_joint_stage(context)
+    looks = context.schedule.path * BATCH_SIZE / (context.settings.batch_size * context.settings.accumulation)
+    deciding = {
+        "nested": PACE_PATH * looks * (end + (1 - end) / (SCHEDULE_POWER + 1)),
+        "gates": float(context.gates.steps),
+    }
+    return deciding[front] + cost_of_joint_stage(context)
 
 
 class FixedRule(Method):
@@ -57,37 +61,43 @@ class FixedRule(Method):
             note = "No operating point leaves anything out: the dense model is the only member."
             return TunedFront([context.cut("dense", Subnet.dense(context.shape))], notes=[note])
         train = train_together if self.training == "together" else train_apart
-        return train(context, members)
+        return train(context, members, cost_of_ours(context, self.front))
 
 
-def train_together(context: TuningContext, members: Mapping[str, Subnet]) -> TunedFront:
-    """One set of weights from the shared start: each step one member of the larger and one of the smaller half."""
+def train_together(context: TuningContext, members: Mapping[str, Subnet], cost: float) -> TunedFront:
+    """One set of weights from the shared start: each step one member of the larger and one of the smaller half.
+
+    Args:
+        context: Shared start.
+        members: Names and subnets, largest first.
+        cost: Of the training, in steps of the whole model.
+    """
     shape, subnets = context.shape, list(members.values())
     context.reset()
     with nested(context.network, shape) as view:
         objective = JointObjective(view, context.distilled(), subnets, subnets, context.seed)
         sizes = [[flops_fraction(s, shape, context.workload) for s in half] for half in objective.halves]
         each = sum(sum(half) / len(half) for half in sizes)
-        steps = max(1, round(PACE_TOGETHER * cost_of_ours(context) / each))
+        steps = max(1, round(PACE_TOGETHER * cost / each))
         context.fit(objective, steps, "members", offset=10)
     cut = [context.cut(name, subnet) for name, subnet in members.items()]
     return TunedFront(cut, notes=[f"The {len(cut)} models were trained together for {steps} steps."])
 
 
 def train_apart(
-    context: TuningContext, members: Mapping[str, Subnet], cost: float | None = None, start: Checkpoint | None = None
+    context: TuningContext, members: Mapping[str, Subnet], cost: float, start: Checkpoint | None = None
 ) -> TunedFront:
     """Each member a model of its own; all for as many steps.
 
     Args:
         context: Shared start.
         members: Names and subnets, largest first.
-        cost: Of all together, in steps of the whole model; what our path and joint stages cost by default.
+        cost: Of all together, in steps of the whole model.
         start: Weights and order to begin with; the shared start by default.
     """
     shape = context.shape
     total = sum(flops_fraction(s, shape, context.workload) for s in members.values())
-    steps = max(1, round(PACE_APART * (cost_of_ours(context) if cost is None else cost) / total))
+    steps = max(1, round(PACE_APART * cost / total))
     if start is None:
         context.reset()
         start = context.checkpoint()

@@ -99,7 +99,7 @@ def train_gates(context: TuningContext, price: Price, granularities: Sequence[st
     before = gates.expectations()
     objective = GatesObjective(gates, context.distilled(), price, settings.sparsity)
     with gated(context.network, shape, objective.draw, granularities):
-        context.fit(objective, context.schedule.path, "gates", offset=1,
+        context.fit(objective, settings.steps, "gates", offset=1,
                     gates=list(gates.parameters()), gate_rate=settings.learning_rate)  # fmt: skip
     values = gates.expectations()
     notes = []
@@ -107,7 +107,7 @@ def train_gates(context: TuningContext, price: Price, granularities: Sequence[st
     if moved < STILL:
         notes.append(
             f"The gates did not move (largest change of an expected gate {moved:.1e}); their order is arbitrary. "
-            "Raise model.gating.gate_learning_rate or training.path_steps, or lower the temperature."
+            "Raise model.gating.gate_learning_rate or training.gate_steps, or lower the temperature."
         )
         logger.warning(notes[-1])
     ranks_order = _sort_units(context, values)

@@ -1,4 +1,8 @@
-"""The nested front: a priced path through ordered units, then joint training of what lies on it."""
+"""The nested front: a priced path through ordered units, then joint training of what lies on it.
+
+The path is found on the trained dense model, before any unit is gone for good: a model that is trained while it shrinks
+gets used to the smallest size, and its steps are worth more in the joint training.
+"""
 
 import logging
 from dataclasses import replace
@@ -8,30 +12,29 @@ import torch
 from metas_peft.backbones import nested
 from metas_peft.core.subnet import Subnet
 from metas_peft.tuning.context import TuningContext
+from metas_peft.tuning.data import random_batches
 from metas_peft.tuning.methods.base import TunedFront
-from metas_peft.tuning.path import TOLERANCE, JointObjective, PathObjective, largest_within
+from metas_peft.tuning.path import BATCH_SIZE, TOLERANCE, JointObjective, PathSearch, largest_within
 from metas_peft.tuning.pricing import Price, flops_fraction
 
 logger = logging.getLogger(__name__)
-# The model still loses units when the path ends, and must be able to make up for them.
-PATH_FINAL_RATE = 0.3
 BEYOND_UNIFORM = 0.8  # of the FLOPs at which equally wide layers hold the budgets
 BUDGET = "budget"
 
 
 def nested_front(context: TuningContext, price: Price) -> TunedFront:
-    """Shrink, train jointly, cut.
+    """Find the path, train jointly, cut.
 
     Args:
         context: Shared start.
         price: What decides the order of removal.
     """
-    path, scores = shrink(context, price)
+    path, scores = find_path(context, price)
     return replace(joint_front(context, path), gates=scores)
 
 
-def shrink(context: TuningContext, price: Price) -> tuple[list[Subnet], dict[str, torch.Tensor]]:
-    """Train while the model loses unit after unit.
+def find_path(context: TuningContext, price: Price) -> tuple[list[Subnet], dict[str, torch.Tensor]]:
+    """Take unit after unit from the dense model; its weights stay as they are.
 
     Args:
         context: Shared start.
@@ -46,12 +49,14 @@ def shrink(context: TuningContext, price: Price) -> tuple[list[Subnet], dict[str
         # Units differ in worth, so that the path may hold the limits later than equally wide layers would.
         wide = context.limits.uniform_prefix()
         end = min(end, 0.0 if wide is None else BEYOND_UNIFORM * flops_fraction(wide, shape, context.workload))
+    settings = context.settings
+    batches = random_batches(context.data, context.collator, BATCH_SIZE, settings.seed + 1)
+    context.network.eval()
     with nested(context.network, shape) as view:
-        shrinking = PathObjective(view, context.distilled(), price, context.workload, end=end)
-        context.fit(shrinking, context.schedule.path, "path", offset=1, final_rate=PATH_FINAL_RATE)
-        view.set_gates([None] * shape.n_layers, [None] * shape.n_layers)
-    scores = {f"importance.{name}": torch.from_numpy(values) for name, values in shrinking.importances.items()}
-    return shrinking.path, scores
+        search = PathSearch(view, context.distilled(), price, context.workload, end=end)
+        search.run(context.adapted, batches, context.schedule.path, bf16=settings.bf16, progress=context.progress)
+    scores = {f"importance.{name}": torch.from_numpy(values) for name, values in search.importances.items()}
+    return search.path, scores
 
 
 def joint_front(context: TuningContext, path: list[Subnet]) -> TunedFront:
