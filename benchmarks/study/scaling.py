@@ -66,12 +66,12 @@ def derive(a: dict[str, float]) -> dict[str, float]:
     batch = config.dataset.batch_size * training.gradient_accumulation_steps
     dense = training.num_epochs * a["training_examples"] * step
     teacher = a["training_examples"] * forward
-    path = training.path_steps * batch * step
+    gates = training.gate_steps * batch * step
     joint = training.joint_steps * batch * 2 * step * a["mean_member_share"]
     # Every member answers the held-out examples, and the controller's inputs.
     asked = a["holdout_examples"] + config.controller.inputs
     evaluation = forward * (a["holdout_examples"] + a["members"] * a["mean_member_share"] * asked)
-    trial = dense + teacher + path + joint + evaluation
+    trial = dense + teacher + gates + joint + evaluation
     rate = a["peak_tflops"] * 1e12 * a["utilisation"]
     hours = trial / rate / 3600
     study = hours * a["trials"]
@@ -83,7 +83,7 @@ def derive(a: dict[str, float]) -> dict[str, float]:
         "forward_tflop_per_sequence": forward / 1e12,
         "dense_pflop": dense / 1e15,
         "teacher_pflop": teacher / 1e15,
-        "path_pflop": path / 1e15,
+        "gates_pflop": gates / 1e15,
         "joint_pflop": joint / 1e15,
         "evaluation_pflop": evaluation / 1e15,
         "trial_pflop": trial / 1e15,

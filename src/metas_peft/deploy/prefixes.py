@@ -13,12 +13,11 @@ import torch
 
 from metas_peft.backbones import shape_of, skeleton
 from metas_peft.backbones.compaction import cut
-from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.store import backbone_of, load, read_plan
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
 from metas_peft.export.members import StoredMember
-from metas_peft.serving.sharing import places
+from metas_peft.serving.sharing import Counterparts
 
 
 @dataclass(frozen=True)
@@ -74,22 +73,13 @@ class Largest:
 
     def _prefixes(self, wanted: dict[str, torch.Tensor], subnet: Subnet) -> dict[str, torch.Tensor]:
         whole = self.model.state_dict()
-        layout = Layout(self.model)
-        stack = f"{layout.stack_path}."
-        there = places(self.member.subnet)
-        origin = {str(place): there.get(layer) for layer, place in places(subnet).items()}
-        tables = (*layout.family.attention, *layout.family.ffn)
-        segments = {p.path: p.segments for t in tables for p in t.parts if not p.tensors}
+        there = Counterparts(subnet, self.model, self.member.subnet)
         found: dict[str, torch.Tensor] = {}
         for name, tensor in wanted.items():
-            source, inside = name, ""
-            if name.startswith(stack):
-                place, _, inside = name.removeprefix(stack).partition(".")
-                source = f"{stack}{origin[place]}.{inside}"
+            source = there.path(name)
             if source not in whole:
                 raise ValueError(f"the largest member has no {source}")
-            count = segments.get(inside.rpartition(".")[0], 1)
-            found[name] = first_entries(whole[source], tensor.shape, count)
+            found[name] = first_entries(whole[source], tensor.shape, there.segments(name.rpartition(".")[0]))
         return found
 
 

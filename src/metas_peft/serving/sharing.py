@@ -105,7 +105,7 @@ def places(subnet: Subnet) -> dict[int, int]:
 
 
 class Counterparts:
-    """Where in the largest model each module of a smaller one is found.
+    """Where in the largest model each module (or tensor) of a smaller one is found.
 
     Args:
         subnet: What the smaller model keeps.
