@@ -17,7 +17,15 @@ def idle(config):
         (["front=gates", "training.path_steps=9"], "training.path_steps; with front=gates"),
         (["front=nested", "training.gate_steps=9"], "training.gate_steps; with front=nested"),
         (["front=nested", "model.gating.gate_learning_rate=0.1"], "model.gating.gate_learning_rate; with front=nested"),
-        (["method=static-lora", "front=gates", "evaluation.baselines=[drop-top]"], "front; no method here has gates"),
+        (
+            ["method=static-lora", "model.gating.gate_learning_rate=0.1", "evaluation.baselines=[drop-top]"],
+            "model.gating.gate_learning_rate; no method here has gates",
+        ),
+        (["method=static-lora", "front=gates", "evaluation.baselines=[]"], "front; no method here makes smaller"),
+        (
+            ["method=static-lora", "training.gate_steps=9", "evaluation.baselines=[drop-top]"],
+            "training.gate_steps; no method here has gates",
+        ),
         (["method=static-lora"], "retarget; only a method with a surrogate"),
         (["method=static-lora", "training.path_steps=9", "evaluation.baselines=[]"], "training.path_steps; no method"),
         (["method=EChorda", "objective_weights.nu_power=2"], "objective_weights.nu_power; EChorda looks at energy"),
@@ -61,6 +69,13 @@ def test_key_without_effect_is_named_with_the_reason(overrides, named):
     [
         ["front=gates", "training.gate_steps=9", "model.gating.granularity=[head]"],
         ["method=EChorda", "objective_weights.nu_power=0", "retarget=[]"],
+        [
+            "method=static-lora",
+            "front=gates",
+            "training.gate_steps=9",
+            "evaluation.baselines=[drop-top]",
+            "retarget=[]",
+        ],
         [
             "method=static-lora",
             "evaluation.baselines=[EChorda]",

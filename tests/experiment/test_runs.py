@@ -228,7 +228,7 @@ def test_run_file_of_the_source_runs_with_overrides_only(file, method, measured,
     in_the_way.touch()
     config = load(Path(__file__).parents[1] / "data" / "runs" / file, [
         f"model.name={backbone}", "dataset.name=sst2", "dataset.source=builtin", "dataset.train_limit=80",
-        "dataset.evaluation_limit=30", "dataset.max_length=24", "training.num_epochs=1", "training.path_steps=3",
+        "dataset.evaluation_limit=30", "dataset.max_length=24", "training.num_epochs=1", "training.gate_steps=3",
         "training.joint_steps=1", "controller.inputs=20", "evaluation.baselines=[]", "evaluation.seq_len=24",
         f"surrogate.checkpoint_path={surrogate_file}", "model.hidden_size=null", "model.num_layers=null",
         f"hardware_profiling.measurement_cache_dir={in_the_way}/profiles",

@@ -25,12 +25,11 @@ def stages(monkeypatch):
 def test_warm_up_in_steps_takes_a_tenth_of_a_later_stage_at_most(stages, given, steps, expected):
     context = tiny_context("bert", warmup=given, learning_rate=1e-3)
     context.train_dense()
-    context.fit(None, steps, "later", offset=3, final_rate=0.2)
+    context.fit(None, steps, "later", offset=3)
     assert (stages["dense"].warmup, stages["later"].warmup) == (given, expected)
     assert (stages["dense"].steps, stages["later"].steps) == (None, steps)
     assert stages["later"].learning_rate == LATER_RATE * stages["dense"].learning_rate
     assert stages["later"].seed == stages["dense"].seed + 3
-    assert stages["later"].final_rate == 0.2
 
 
 def test_start_is_recorded_once_and_the_teacher_with_it():

@@ -124,13 +124,13 @@ class _Idle:
     when: Callable[[RunConfig, Sequence[Method]], bool]
 
 
-_GATE_KEYS = (
+_HARD_CONCRETE = (
     "model.gating.hard_concrete_temperature",
     "model.gating.gate_sparsity_regulariser",
     "model.gating.gate_learning_rate",
     "model.gating.granularity",
-    "training.gate_steps",
 )
+_GATE_KEYS = (*_HARD_CONCRETE, "training.gate_steps")
 _IDLE = (
     _Idle("a single run does not search", ("optuna",), lambda c, m: True),
     _Idle(
@@ -143,7 +143,14 @@ _IDLE = (
         ("training.path_steps",),
         lambda c, m: c.front == "gates" and all(x.name != "MetaS-PEFT-apart" for x in m),
     ),
-    _Idle("no method here has gates", ("front", *_GATE_KEYS), lambda c, m: not _some(m, Shape.GATED)),
+    _Idle("no method here has gates", _HARD_CONCRETE, lambda c, m: not _some(m, Shape.GATED)),
+    # Rules train as long as the front beside them would take, so they ask how it is made.
+    _Idle("no method here makes smaller models", ("front",), lambda c, m: not _some(m, Shape.GATED, Shape.FIXED)),
+    _Idle(
+        "no method here has gates",
+        ("training.gate_steps",),
+        lambda c, m: not _some(m, Shape.GATED) and not (_some(m, Shape.FIXED) and c.front == "gates"),
+    ),
     _Idle(
         "no method here makes smaller models",
         ("training.path_steps", "training.joint_steps", "evaluation.operating_points"),

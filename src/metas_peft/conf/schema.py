@@ -170,7 +170,11 @@ class TrainingConfig:
         at_least=1,
     )
     gate_steps: int = key(200, "Steps in which hard-concrete gates are trained.", at_least=1)
-    joint_steps: int = key(300, "Steps that then train all members of the front together.", at_least=0)
+    joint_steps: int = key(
+        300,
+        "Steps that then train all members of the front together; without any they are cut from the dense model.",
+        at_least=0,
+    )
     distillation: DistillationConfig = section(DistillationConfig, "Self-distillation.")
 
 

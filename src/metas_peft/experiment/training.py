@@ -63,15 +63,13 @@ class Training:
         state, bench, method = self._state, self._state.bench, METHODS[name]
         is_main = name == state.method.name
         folder = state.dir if is_main else state.dir / "baselines" / method.name
-        # The run's settings leave out what an ablation leaves out; it is trained as what it is an ablation of.
-        trained_as = method.base or name if is_main else name
 
         def compute(stage: Path) -> dict[str, Any]:
             started = time.monotonic()
             cost_model = surrogate.bind(bench.shape, bench.workload) if surrogate is not None else None
             taken: list[ProfileRecord] = []
             context = self._context(cost_model, taken, limits_of(state.config, cost_model, bench.shape))
-            front = tune(context, trained_as, state.config.front)
+            front = tune(context, method.runs_as, state.config.front)
             seconds = time.monotonic() - started
             facts = store_front(front, bench, folder, name)
             if is_main and not state.method.trains_all:

@@ -157,6 +157,10 @@ class TuningContext:
 
     def prepare(self) -> None:
         """Record the teacher, order heads and neurons by importance, and remember this as the start."""
+        # Where the Trainer would bring the model: a resumed run comes here without a stage of training before.
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        if next(self.adapted.parameters()).device.type != wanted:
+            self.adapted.to(wanted)
         self.teacher = Teacher.record(
             self.network, self.data, self.collator,
             hidden=self.distillation.hidden > 0, bf16=self.settings.bf16, progress=self.progress,
@@ -243,7 +247,6 @@ class TuningContext:
         title: str,
         *,
         offset: int = 0,
-        final_rate: float = 0.0,
         **gates: Any,
     ) -> float:
         """Train with this run's settings.
@@ -254,10 +257,9 @@ class TuningContext:
                 dense stage.
             title: What the progress bar says.
             offset: Separates the data order of one stage from another's.
-            final_rate: Fraction of the learning rate that is left at the end.
             gates: Extra parameters and their rate, as `loop.fit` takes them.
         """
-        settings = replace(self.settings, seed=self.settings.seed + offset, final_rate=final_rate)
+        settings = replace(self.settings, seed=self.settings.seed + offset)
         if steps is not None:
             # A warm-up given in steps is meant for the dense stage; it could take all of a later one.
             warmup = settings.warmup if settings.warmup < 1 else min(settings.warmup, max(1, steps // 10))

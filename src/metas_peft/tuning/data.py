@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from metas_peft.core.errors import DatasetError
+
 
 class EncodedTexts(Dataset):  # type: ignore[type-arg]
     """Tokenised, labelled texts; each item also carries its index, by which teacher outputs are found.
@@ -77,7 +79,13 @@ class Collator:
 def random_batches(
     data: EncodedTexts, collator: Batches, batch_size: int, seed: int
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches in random order without end; each pass over the data has an order of its own."""
+    """Batches in random order without end; each pass over the data has an order of its own.
+
+    Raises:
+        DatasetError: There are no texts.
+    """
+    if not len(data):
+        raise DatasetError("There are no texts to make batches of.")
     rng = np.random.default_rng(seed)
     while True:
         order = rng.permutation(len(data)).tolist()

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import os
 import random
 import sys
@@ -69,7 +68,6 @@ class LoopSettings:
         warmup: Steps if at least 1, else the fraction of all steps.
         bf16: Whether to autocast to bfloat16.
         seed: Seed of the order of the data.
-        final_rate: Fraction of the learning rate left at the end of a linear schedule of so many `steps`.
         reports: Where losses and learning rates are reported; to nobody by default.
     """
 
@@ -83,7 +81,6 @@ class LoopSettings:
     warmup: float
     bf16: bool
     seed: int
-    final_rate: float = 0.0
     reports: Reports = Reports()
 
 
@@ -189,17 +186,6 @@ class _Progress(transformers.TrainerCallback):
         self._bar.close()
 
 
-def _schedule(settings: LoopSettings) -> dict[str, Any]:
-    """The Trainer's arguments for the course of the learning rate."""
-    steps = settings.steps or 0
-    warmup = settings.warmup if settings.warmup >= 1 else math.ceil(settings.warmup * steps)
-    # Where warm-up takes all steps nothing falls any more, and the polynomial divides by the steps left.
-    if settings.scheduler == "linear" and settings.final_rate and warmup < steps:
-        end = {"lr_end": settings.final_rate * settings.learning_rate, "power": 1.0}
-        return {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": end}
-    return {"lr_scheduler_type": settings.scheduler}
-
-
 def _check_finite(model: Any, gates: Sequence[torch.nn.Parameter], settings: LoopSettings) -> None:
     """The last step's update is followed by no loss that would tell."""
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -294,7 +280,7 @@ def fit(
             gradient_accumulation_steps=settings.accumulation,
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
-            **_schedule(settings),
+            lr_scheduler_type=settings.scheduler,
             warmup_steps=settings.warmup,
             bf16=settings.bf16,
             use_cpu=not torch.cuda.is_available(),

@@ -14,6 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from metas_peft.backbones import NestedModel
+from metas_peft.core.errors import TrainingDivergedError
 from metas_peft.core.subnet import Subnet
 from metas_peft.core.workload import Workload
 from metas_peft.tuning.objectives import DistilledObjective
@@ -23,7 +24,8 @@ from metas_peft.tuning.pricing import Price, fixed_fraction, flops_fraction
 BATCH_SIZE = 8
 DECAY = 0.98  # of the running mean of squared gradients
 WARMUP_BATCHES = 40  # before the first removal; with fewer batches everything goes after the last
-# Far from the whole model gradients mislead: a sub-layer keeps this part of its share in equally wide layers.
+# Far from the whole model gradients mislead: a sub-layer keeps this part of its share in equally wide layers, in whole
+# units, rounded.
 FLOOR = 0.5
 SCHEDULE_POWER = 1.5
 SAVE_EVERY = 0.02  # of the dense FLOPs
@@ -87,13 +89,18 @@ class PathSearch:
             count: Batches to look at.
             bf16: Whether to autocast.
             progress: Whether to show a progress bar.
+
+        Raises:
+            TrainingDivergedError: The loss is not finite.
         """
+        first = min(WARMUP_BATCHES, count)
         bar = tqdm(total=count, desc="path", delay=2.0, leave=False, disable=not progress, dynamic_ncols=True)
         with bar:
             for number, batch in zip(range(1, count + 1), batches, strict=False):
                 self._look(model, batch, bf16)
-                if number >= min(WARMUP_BATCHES, count):
-                    target = self._end + (1 - self._end) * (1 - number / count) ** SCHEDULE_POWER
+                if number >= first:
+                    left = (count - number) / (count - first) if count > first else 0.0
+                    target = self._end + (1 - self._end) * left**SCHEDULE_POWER
                     while self._fraction > max(target, self._end):
                         self._remove_one()
                 bar.update()
@@ -110,6 +117,11 @@ class PathSearch:
         self._view.set_gates(list(gates["head"]), list(gates["ffn_block"]))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss = self._distilled.loss(model, batch)
+        if not torch.isfinite(loss):
+            raise TrainingDivergedError(
+                f"The loss is {loss.item()} while units are chosen for removal: the dense model has diverged. Lower "
+                "training.learning_rate or use model.precision=float32."
+            )
         every = [gate for of_kind in gates.values() for gate in of_kind]
         gradients = iter(torch.autograd.grad(loss, every, allow_unused=True, materialize_grads=True))
         for name, scores in self._scores.items():
@@ -125,7 +137,7 @@ class PathSearch:
         width = FLOOR * (self._fraction - self._fixed) / (1 - self._fixed)
         best = (np.inf, "", 0)
         for name, counts, price in (("head", self._heads, per_head), ("ffn_block", self._blocks, per_block)):
-            least = int(width * self._scores[name].shape[1])
+            least = round(width * self._scores[name].shape[1])
             for i, count in enumerate(counts):
                 if count > least:
                     # The last two units: one alone is too noisy an estimate.

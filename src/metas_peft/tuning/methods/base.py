@@ -35,7 +35,7 @@ class Method(ABC):
         trains: `adapters`, or `everything` for full fine-tuning.
 
     Args:
-        front: How a method that prices removals makes its front: `nested` or `gates`.
+        front: How methods that price removals make their front, `nested` or `gates`; others train as long.
     """
 
     trains: Literal["adapters", "everything"] = "adapters"
