@@ -198,7 +198,7 @@ def compare(name: str, kinds: list[str], plain: str, rounds: int) -> dict[str, A
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--only", nargs=2, metavar=("BACKBONE", "PART"), help="minilm or llama; plain or distilled")
     args = parser.parse_args()
     torch.set_num_threads(1)
