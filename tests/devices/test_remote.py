@@ -1,6 +1,8 @@
 """Profiling behind SSH, with a script in the place of `ssh` that runs the command line in another folder."""
 
 import sys
+import tarfile
+import tempfile
 
 import pytest
 
@@ -91,6 +93,26 @@ def test_chatty_login_shell_is_named(far, tmp_path):
         profile_over_ssh(
             "pi@board", RecordStore(tmp_path / "mine"), ["--count", "1"], command=command, ssh=[str(noisy)]
         )
+
+
+def test_what_is_sent_has_no_say_in_where_it_goes(far, tmp_path, monkeypatch):
+    home, ssh, command = far
+    profile_over_ssh("pi@board", RecordStore(tmp_path / "first"), ["--count", "1"], command=command, ssh=ssh)
+    (part,) = (home / FAR_STORE).glob("*.parquet")
+    with tarfile.open(tmp_path / "sent.tar", "w") as archive:
+        archive.add(part, "../../outside.parquet")
+        link = tarfile.TarInfo("link.parquet")
+        link.type, link.linkname = tarfile.SYMTYPE, str(part)
+        archive.addfile(link)
+    hostile = tmp_path / "hostile"
+    hostile.write_text(f'#!/bin/sh\ncase "$2" in tar*) exec cat {tmp_path}/sent.tar;; esac\n')
+    hostile.chmod(0o755)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "a" / "b"))
+    store = RecordStore(tmp_path / "mine")
+    assert profile_over_ssh("pi@board", store, command=command, ssh=[str(hostile)]) == 1
+    assert not list(tmp_path.rglob("*outside*"))
+    assert len(store.read()) == 1
 
 
 def test_missing_ssh_is_told(tmp_path):

@@ -26,11 +26,14 @@ def arguments(backbone, tmp_path, surrogate_file):
             "dataset.source=null", f"surrogate.checkpoint_path={surrogate_file}", *small]  # fmt: skip
 
 
+PRICED = {"EChorda", "DiGASE", "static-lora"}
+
+
 @pytest.mark.parametrize(
     ("matrix", "dataset", "seeds", "fair"),
     [
-        ("sst2", "sst2", 5, {"EChorda", "DiGASE", "static-lora", "uniform-width", "drop-top", "drop-alternate"}),
-        ("cola", "cola", 3, {"EChorda", "DiGASE", "static-lora"}),
+        ("sst2", "sst2", 5, {*PRICED, "uniform-width", "drop-top", "drop-alternate", "AdaLoRA"}),
+        ("cola", "cola", 3, PRICED),
     ],
 )
 def test_matrices_have_the_seeds_and_rivals_of_the_study(matrix, dataset, seeds, fair):
