@@ -106,7 +106,9 @@ def _within_budget(context: TuningContext, path: list[Subnet], notes: list[str])
         return []
     holding = [s for s, holds in zip(path, context.limits.hold(path), strict=True) if holds]
     if not holding:
-        notes.append("No subnet on the path is predicted to hold the budgets; allow it more steps, or relax them.")
+        notes.append(
+            "No subnet on the path is predicted to hold the budgets; relax them, or add a smaller operating point."
+        )
         return []
     size = 100 * flops_fraction(holding[0], context.shape, context.workload)
     notes.append(f"The largest subnet on the path that is predicted to hold the budgets has {size:.3g} % of the FLOPs.")
