@@ -6,7 +6,7 @@ importance per *predicted marginal cost on the target* goes first. The marginal 
 cost through the cost model: this is where the device decides what is removed. Nothing is trained meanwhile.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -152,50 +152,6 @@ class PathSearch:
         last = flops_fraction(self.path[-1], self._view.shape, self._workload)
         if last - self._fraction >= SAVE_EVERY or self._fraction <= self._end:
             self.path.append(self.current)
-
-
-class JointObjective:
-    """Distilled training of many members at once: each step one of the larger and one of the smaller half.
-
-    Sandwich-style sampling (Yu and Huang 2019, "Universally Slimmable Networks").
-
-    Args:
-        view: Nested views of the model.
-        distilled: The loss.
-        members: Subnets to train, largest first.
-        shipped: Those of them that will be cut out; drawn alone in half of the draws, if a half has any.
-        seed: Seed of the sampling.
-
-    Attributes:
-        halves: The larger and the smaller members.
-    """
-
-    def __init__(
-        self,
-        view: NestedModel,
-        distilled: DistilledObjective,
-        members: list[Subnet],
-        shipped: Collection[Subnet],
-        seed: int,
-    ) -> None:
-        self._view, self._distilled = view, distilled
-        middle = max(1, len(members) // 2)
-        self.halves = [half for half in (members[:middle], members[middle:]) if half]
-        # Per half the pools to draw from, each as often as the other.
-        self._pools = [[half, [s for s in half if s in shipped] or half] for half in self.halves]
-        self._rng = np.random.default_rng(seed)
-
-    def loss(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Mean distilled loss over one member of each half."""
-        losses = []
-        for pools in self._pools:
-            pool = pools[int(self._rng.integers(len(pools)))]
-            self._view.activate(pool[int(self._rng.integers(len(pool)))])
-            losses.append(self._distilled.loss(model, batch))
-        return torch.stack(losses).mean()
-
-    def after_step(self, step: int, steps: int) -> None:
-        """Nothing to do."""
 
 
 def largest_within(path: list[Subnet], fraction: float, shape: Any, workload: Workload) -> Subnet:

@@ -14,8 +14,9 @@ from metas_peft.backbones import nested
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
 from metas_peft.tuning.context import Checkpoint, TuningContext
+from metas_peft.tuning.joint import JointObjective
 from metas_peft.tuning.methods.base import METHODS, Method, TunedFront
-from metas_peft.tuning.path import BATCH_SIZE, SCHEDULE_POWER, TOLERANCE, WARMUP_BATCHES, JointObjective, largest_within
+from metas_peft.tuning.path import BATCH_SIZE, SCHEDULE_POWER, TOLERANCE, WARMUP_BATCHES, largest_within
 from metas_peft.tuning.pricing import flops_fraction
 
 # Seconds of ours over seconds of others at equal operations, on MiniLM and one thread of a Xeon: members that share

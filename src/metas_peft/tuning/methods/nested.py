@@ -13,8 +13,9 @@ from metas_peft.backbones import nested
 from metas_peft.core.subnet import Subnet
 from metas_peft.tuning.context import TuningContext
 from metas_peft.tuning.data import random_batches
+from metas_peft.tuning.joint import JointObjective
 from metas_peft.tuning.methods.base import TunedFront
-from metas_peft.tuning.path import BATCH_SIZE, TOLERANCE, JointObjective, PathSearch, largest_within
+from metas_peft.tuning.path import BATCH_SIZE, TOLERANCE, PathSearch, largest_within
 from metas_peft.tuning.pricing import Price, flops_fraction
 
 logger = logging.getLogger(__name__)
