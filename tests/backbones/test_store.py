@@ -233,3 +233,24 @@ def test_member_with_tokeniser_and_names_of_classes_answers_a_text(tmp_path):
     assert [a["label"] for a in answer] == [names[i] for i in expected]
     with pytest.raises((OSError, ValueError)):
         transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "member")
+
+
+def test_writing_member_ends_a_text_where_its_dense_model_does(tmp_path):
+    """A chat model has more than one token that ends an answer, and only its generation config names them."""
+    adapted, shape = tiny_adapted("llama", language_model=True)
+    network, subnet = adapted.get_base_model(), random_subnet(shape, 3)
+    prompt = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    free = compact(network, shape, subnet).generate(**prompt, max_new_tokens=12, do_sample=False, pad_token_id=0)
+    first_words = free[0, 3:5].tolist()
+    network.generation_config.update(eos_token_id=[first_words[1], 2], max_new_tokens=12, pad_token_id=0)
+    small = compact(network, shape, subnet)
+    save_compact(small, network.config, subnet, tmp_path, {})
+    again = load(tmp_path)
+    assert again.generation_config.to_dict() == small.generation_config.to_dict()
+    assert again.generate(**prompt)[0].tolist() == small.generate(**prompt)[0].tolist()
+    assert again.generate(**prompt)[0, 3:].tolist() == first_words[: 1 if first_words[0] == first_words[1] else 2]
+    plan = json.loads((tmp_path / PLAN).read_text())
+    plan["generation"]["max_new_tokens"] = 3
+    (tmp_path / PLAN).write_text(json.dumps(plan))
+    with pytest.raises(CheckpointError, match="was altered"):
+        load(tmp_path)

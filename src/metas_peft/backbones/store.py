@@ -29,7 +29,7 @@ from metas_peft.core.files import replacing, write_json
 from metas_peft.core.subnet import Subnet
 
 FORMAT, VERSION = "metas-peft-compact", 3
-DIGESTED = ("architecture", "config", "subnet", "key", "fingerprint")
+DIGESTED = ("architecture", "config", "generation", "subnet", "key", "fingerprint")
 WEIGHTS, PLAN, PER_LAYER = "compact.safetensors", "plan.json", "per_layer_config.json"
 # Plans of version 1 have no digest of their own; the weights of 1 and 2 have the name that transformers looks for.
 OLD_WEIGHTS = {1: "model.safetensors", 2: "model.safetensors"}
@@ -75,6 +75,7 @@ def save_compact(
         "version": VERSION,
         "architecture": type(model).__name__,
         "config": json.loads(dense_config.to_json_string(use_diff=False)),
+        **_generation(model),
         "subnet": subnet.as_dict(),
         "key": subnet.key,
         "fingerprint": fingerprint(tensors),
@@ -83,9 +84,15 @@ def save_compact(
     write_json(folder / PLAN, plan | {"digest": plan_digest(plan)})
 
 
+def _generation(model: Any) -> dict[str, Any]:
+    """How a model that writes does so (which tokens end a text, how they are drawn); nothing of another model."""
+    config = getattr(model, "generation_config", None) if model.can_generate() else None
+    return {} if config is None else {"generation": json.loads(config.to_json_string(use_diff=True))}
+
+
 def plan_digest(plan: dict[str, Any]) -> str:
     """SHA-256 over what a plan says of its model (all but `about`)."""
-    text = json.dumps({name: plan.get(name) for name in DIGESTED}, sort_keys=True)
+    text = json.dumps({name: plan[name] for name in DIGESTED if name in plan}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -140,6 +147,8 @@ def _build(plan: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
     model = skeleton.build(architecture, backbone_of(plan)[1], buffers=True)
     cut(model, shape, subnet)
     skeleton.fill(model, tensors)
+    if "generation" in plan:
+        model.generation_config = transformers.GenerationConfig.from_dict(plan["generation"])
     return model
 
 
