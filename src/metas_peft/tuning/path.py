@@ -18,15 +18,12 @@ from metas_peft.core.errors import TrainingDivergedError
 from metas_peft.core.subnet import Subnet
 from metas_peft.core.workload import Workload
 from metas_peft.tuning.objectives import DistilledObjective
-from metas_peft.tuning.pricing import Price, fixed_fraction, flops_fraction
+from metas_peft.tuning.pricing import Price, flops_fraction
 
 # Squares of a large batch's gradients are those of a mean, in which the texts cancel: small batches tell more.
 BATCH_SIZE = 8
 DECAY = 0.98  # of the running mean of squared gradients
 WARMUP_BATCHES = 40  # before the first removal; with fewer batches everything goes after the last
-# Far from the whole model gradients mislead: a sub-layer keeps this part of its share in equally wide layers, in whole
-# units, rounded.
-FLOOR = 0.5
 SCHEDULE_POWER = 1.5
 SAVE_EVERY = 0.02  # of the dense FLOPs
 # Of a fraction that is compared with an operating point: half of the layers have 50.005 % of the operations, the head's
@@ -60,7 +57,6 @@ class PathSearch:
         }
         self.path: list[Subnet] = [self.current]
         self._fraction = 1.0
-        self._fixed = fixed_fraction(shape, workload)
 
     @property
     def importances(self) -> dict[str, np.ndarray]:
@@ -134,12 +130,10 @@ class PathSearch:
     def _remove_one(self) -> None:
         """Take the unit with the least importance per price; the path ends where none may go."""
         per_head, per_block = self._price.marginal(self._heads, self._blocks)
-        width = FLOOR * (self._fraction - self._fixed) / (1 - self._fixed)
         best = (np.inf, "", 0)
         for name, counts, price in (("head", self._heads, per_head), ("ffn_block", self._blocks, per_block)):
-            least = round(width * self._scores[name].shape[1])
             for i, count in enumerate(counts):
-                if count > least:
+                if count:
                     # The last two units: one alone is too noisy an estimate.
                     score = self._scores[name][i, max(0, count - 2) : count].mean() / price[i]
                     best = min(best, (float(score), name, i))

@@ -77,10 +77,3 @@ def flops_fraction(subnet: Subnet, shape: BackboneShape, workload: Workload) -> 
     """FLOPs of a subnet over those of the whole backbone."""
     part = paper_cost(shape, Counts.of(subnet, shape), workload).flops
     return float(part / paper_cost(shape, Counts.dense(shape), workload).flops)
-
-
-def fixed_fraction(shape: BackboneShape, workload: Workload) -> float:
-    """FLOPs that stay when every layer is gone (the head's), over those of the whole backbone."""
-    nothing = np.zeros(shape.n_layers)
-    counts = Counts(nothing, nothing, nothing, nothing, np.zeros_like(Counts.dense(shape).ranks))
-    return float(paper_cost(shape, counts, workload).flops / paper_cost(shape, Counts.dense(shape), workload).flops)
