@@ -48,9 +48,6 @@ JOINT = 300
 ROWS: dict[str, dict[str, Any]] = {
     "nested": {},
     "nested, other batches": {"seed": 5},
-    "nested, floor 0.75": {"FLOOR": 0.75},
-    "nested, floor 0.75, other batches": {"FLOOR": 0.75, "seed": 5},
-    "nested, no floor": {"FLOOR": 0.0},
     "nested, batches of 32": {"BATCH_SIZE": 32, "batches": 60, "WARMUP_BATCHES": 10, "DECAY": 0.95},
     "gates on heads and blocks, 75 steps": {"gates": ("head", "ffn_block"), "steps": 75},
     "gates on heads and blocks, 200 steps": {"gates": ("head", "ffn_block"), "steps": 200},
