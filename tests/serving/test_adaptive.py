@@ -15,7 +15,7 @@ from metas_peft.control.runtime import distribution_entropy, from_json, read_inf
 from metas_peft.control.tree import LEAF, Controller, ControllerTree
 from metas_peft.core.errors import CheckpointError, UnknownNameError, UnsupportedBackboneError, UsageError
 from metas_peft.core.subnet import Subnet
-from metas_peft.serving import AdaptiveModel, ServedFront
+from metas_peft.serving import AdaptiveModel, ServedFront, Switching
 from metas_peft.testing.served import LONG, MAX_LENGTH, save_tiny_run
 from metas_peft.testing.tiny import tiny_adapted
 
@@ -173,6 +173,7 @@ TREE = ControllerTree(
     (LEAF, LEAF, 2, 0, 1),
 )  # fmt: skip
 VOCABULARY, LENGTH = 97, 20
+INFORMATION = [0.05 * i for i in range(VOCABULARY)]  # nats per token
 
 
 class Letters:
@@ -195,7 +196,7 @@ def writer(family):
     subnets = {name: Subnet.prefix(*counts) for name, counts in MEMBERS.items()}
     front = ServedFront((name, s, compact(network, shape, s)) for name, s in subnets.items())
     controller = Controller(TREE, tuple(subnets.values()), names=tuple(subnets), max_length=LENGTH)
-    return AdaptiveModel(front, Letters(), controller, [0.05 * i for i in range(VOCABULARY)])
+    return AdaptiveModel(front, Letters(), controller, INFORMATION)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
@@ -206,9 +207,9 @@ def test_stream_chooses_a_member_per_token_as_the_controller_says(family):
     assert len(tokens) == 14
     assert len({token.member for token in tokens}) == 3
     assert "".join(t.text for t in tokens) == model.tokenizer.decode([t.token_id for t in tokens], True)
-    switching = model._taking_turns(None)
+    switching = Switching(model.front, list(model.front))
     cache, waiting = switching.cache(), ids
-    index = model.controller.decide(token_entropy(ids, model._information), len(ids) / LENGTH)
+    index = model.controller.decide(token_entropy(ids, INFORMATION), len(ids) / LENGTH)
     for token in tokens:
         member = list(model.front)[index]
         assert token.member == member.name

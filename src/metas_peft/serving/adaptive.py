@@ -12,7 +12,6 @@ drawn from and its place.
 """
 
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,40 +19,14 @@ from typing import Any
 
 import torch
 
-from metas_peft.control.features import next_token_entropy
-from metas_peft.control.runtime import token_entropy
 from metas_peft.control.tree import Controller
-from metas_peft.core.errors import CheckpointError, UnknownNameError, UnsupportedBackboneError, UsageError
+from metas_peft.core.errors import UnknownNameError, UnsupportedBackboneError, UsageError
+from metas_peft.serving.choosing import Always, ByController, Chooser, Decision
 from metas_peft.serving.decoding import Switching
-from metas_peft.serving.folder import (
-    INFORMATION,
-    member_folders,
-    read_controller,
-    read_features,
-    read_results,
-    read_tokenizer,
-)
+from metas_peft.serving.folder import member_folders, read_controller, read_features, read_results, read_tokenizer
 from metas_peft.serving.front import ServedFront, ServedMember
 
-US_PER_S = 1e6
 PAD = 0  # stands where the mask says that nothing is read, if a tokeniser has no token for it
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Which member serves, and why.
-
-    Attributes:
-        member: The member.
-        entropy_nats: First feature; None where nothing was decided.
-        position: Second feature; None where nothing was decided.
-        decision_us: Wall time of features and tree, microseconds; None where nothing was decided.
-    """
-
-    member: ServedMember
-    entropy_nats: float | None = None
-    position: float | None = None
-    decision_us: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,18 +91,8 @@ class AdaptiveModel:
         max_length: int | None = None,
     ) -> None:
         self.front, self.tokenizer, self.controller = front, tokenizer, controller
-        self._information = information
-        self._members: list[ServedMember] = []
+        self._by_controller = None if controller is None else ByController(front, controller, information)
         if controller is not None:
-            _check_features(controller, information, front)
-            known = {member.key: member for member in front}
-            missing = [s.key for s in controller.members if s.key not in known]
-            if missing:
-                raise CheckpointError(
-                    f"The controller chooses among members that this front has not ({', '.join(missing[:3])}). Use the "
-                    "controller of the same run."
-                )
-            self._members = [known[subnet.key] for subnet in controller.members]
             max_length = max_length or controller.max_length
         self.max_length = max_length or front.longest
         self._switching: dict[tuple[str, ...], Switching] = {}
@@ -170,25 +133,19 @@ class AdaptiveModel:
         Raises:
             UnknownNameError: There is no controller, and more than one member.
         """
-        if self.controller is None:
-            return self._only()
-        started = time.perf_counter()
-        return self._decided(self.controller, started, token_entropy(token_ids, self._information), len(token_ids))
+        return self._chooser(None).for_text(token_ids)
 
-    def _decided(self, controller: Controller, started: float, entropy: float, place: int) -> Decision:
-        assert controller.max_length is not None, "checked when the model was made"
-        position = place / controller.max_length
-        index = controller.decide(entropy, position)
-        spent = (time.perf_counter() - started) * US_PER_S
-        return Decision(self._members[index], entropy, position, spent)
-
-    def _only(self) -> Decision:
+    def _chooser(self, member: str | None) -> Chooser:
+        if member is not None:
+            return Always(self.front[member])
+        if self._by_controller is not None:
+            return self._by_controller
         if len(self.front) > 1:
             raise UnknownNameError(
                 "There is no controller to choose a member; name one of "
                 f"{', '.join(member.name for member in self.front)}."
             )
-        return Decision(self.front.largest)
+        return Always(self.front.largest)
 
     # ---- classifying
 
@@ -227,8 +184,8 @@ class AdaptiveModel:
         ids = encoded["input_ids"]
         for tokens in ids:
             self._require_readable(tokens)
-        pinned = None if member is None else Decision(self.front[member])
-        decisions = [pinned or self.decide(tokens) for tokens in ids]
+        chooser = self._chooser(member)
+        decisions = [chooser.for_text(tokens) for tokens in ids]
         groups: dict[str, list[int]] = {}
         for index in sorted(range(len(ids)), key=lambda i: len(ids[i])):  # like lengths together: less padding
             groups.setdefault(decisions[index].member.key, []).append(index)
@@ -293,9 +250,9 @@ class AdaptiveModel:
             UnsupportedBackboneError: The model does not generate text, or its members cannot take turns.
             SubnetError: No member that the controller chooses contains the others.
         """
-        pinned = None if member is None else Decision(self.front[member])
+        chooser = self._chooser(member)
         with self._turn:
-            switching = self._taking_turns(pinned)
+            switching = self._taking_turns(chooser.members)
             ids = list(self.tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else [int(t) for t in prompt]
         self._require_readable(ids)
         longest = self.front.config.get_text_config().max_position_embeddings
@@ -304,28 +261,24 @@ class AdaptiveModel:
                 f"The prompt has {len(ids)} tokens and the model reads {longest}, so that no place is left to write "
                 "in. Give a shorter one."
             )
-        return self._generate(ids, switching, pinned, max_new_tokens, temperature, seed)
+        return self._generate(ids, switching, chooser, max_new_tokens, temperature, seed)
 
-    def _taking_turns(self, pinned: Decision | None) -> Switching:
+    def _taking_turns(self, members: list[ServedMember]) -> Switching:
         """The members that may be chosen, on one cache; made once."""
-        if pinned is not None or self.controller is None:
-            members = [(pinned or self._only()).member]
-        else:
-            members = [self._members[i] for i in self.controller.tree.members_used]
         key = tuple(m.key for m in members)
         if key not in self._switching:
             self._switching[key] = Switching(self.front, members)
         return self._switching[key]
 
     def _generate(
-        self, ids: list[int], switching: Switching, pinned: Decision | None, limit: int, temperature: float, seed: int
+        self, ids: list[int], switching: Switching, chooser: Chooser, limit: int, temperature: float, seed: int
     ) -> Iterator[Token]:
         config = self.front.config.get_text_config()
         device = self.front.device
         ends = self.front.end_tokens
         generator = torch.Generator().manual_seed(seed)
         cache, tokens, begun, shown = switching.cache(), list(ids), len(ids), ""
-        decision = pinned or self.decide(ids)
+        decision = chooser.for_text(ids)
         waiting = ids
         for _ in range(min(limit, config.max_position_embeddings - begun)):
             logits = switching.step(torch.tensor([waiting], device=device), cache, decision.member).cpu()
@@ -339,32 +292,10 @@ class AdaptiveModel:
             if token in ends:
                 return
             waiting = [token]
-            decision = pinned or self._next(logits, len(tokens) - 1)
-
-    def _next(self, logits: torch.Tensor, index: int) -> Decision:
-        """The member for the token that was just drawn from logits (V,), the text's `index`-th."""
-        if self.controller is None:
-            return self._only()
-        started = time.perf_counter()
-        return self._decided(self.controller, started, float(next_token_entropy(logits.numpy())), index)
+            decision = chooser.for_next(logits, len(tokens) - 1)
 
 
 def _draw(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> int:
     if temperature == 0:
         return int(logits.argmax())
     return int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator))
-
-
-def _check_features(controller: Controller, information: Sequence[float], front: ServedFront) -> None:
-    """Refuse a controller whose features cannot be computed."""
-    if not controller.max_length:
-        raise CheckpointError(
-            "The controller does not say at how many tokens its position is 1 (max_length). Write it again, or name a "
-            "member."
-        )
-    vocabulary = front.config.get_text_config().vocab_size
-    if len(information) < vocabulary:
-        raise CheckpointError(
-            f"The controller's features need the self-information of {vocabulary} tokens, seen {len(information)}. "
-            f"Take {INFORMATION} from the folder of the run."
-        )
