@@ -100,7 +100,8 @@ def test_results_have_every_field_of_the_contract(results):
     for name, fields in FIELDS.items():
         assert set(results[name]) >= fields, name
     assert set(results["retargets"]["jetson-nano"]) >= {
-        "dense", "front", "calibration", "measurements", "surrogate_error", "hypervolume", "meter", "threads",
+        "dense", "front", "baselines", "calibration", "measurements", "surrogate_error", "hypervolume",
+        "hypervolume_ratio", "budgets", "meter", "threads",
     }  # fmt: skip
     for baseline in results["baselines"].values():
         assert set(baseline) >= {"label", "setting", "target_measurements", "front", "hypervolume", "seconds", "note"}

@@ -90,7 +90,7 @@ def measure_members(state: RunState, target: str, dense: StoredMember, fronts: M
 
 
 def retarget_all(state: RunState, pool: LearntPool, outcome: Outcome) -> dict[str, Any]:
-    """The same front on the run file's other devices; facts by device."""
+    """The same fronts on the run file's other devices; facts by device."""
     # By its canonical name, so that nothing is measured or counted twice.
     names = {device_id(name): name for name in state.config.retarget}
     names.pop(device_id(state.config.target), None)
@@ -98,12 +98,12 @@ def retarget_all(state: RunState, pool: LearntPool, outcome: Outcome) -> dict[st
 
 
 def retarget(state: RunState, name: str, pool: LearntPool, outcome: Outcome) -> dict[str, Any]:
-    """The same front on another device: five measurements, no training."""
+    """The same fronts on another device, the rivals' included: five measurements, no training."""
     if device_id(name) in pool.kept:
         # The pool has seen this device: without it, the surrogate is trained again.
         pool = open_pool(state, name)
     before = len(state.ledger_rows)
     surrogate = calibrate(state, pool, name)
-    measured = measure_members(state, name, outcome.dense, {state.method.name: outcome.main})
+    measured = measure_members(state, name, outcome.dense, outcome.fronts)
     elsewhere = outcome.on(measured, surrogate)
     return results.retarget_block(elsewhere, state.ledger_rows[before:])

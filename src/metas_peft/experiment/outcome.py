@@ -99,9 +99,14 @@ class Outcome:
         """The front of the run's own method."""
         return next(iter(self.fronts.values()))
 
+    @property
+    def rivals(self) -> list[MethodFront]:
+        """The other fronts."""
+        return [front for front in self.fronts.values() if front.name != self.main.name]
+
     def on(self, measured: Measured, surrogate: Surrogate) -> "Outcome":
-        """The run's own front on another device."""
-        return dataclasses.replace(self, target=measured, surrogate=surrogate, fronts={self.main.name: self.main})
+        """The same fronts on another device."""
+        return dataclasses.replace(self, target=measured, surrogate=surrogate)
 
     # ---- numbers
 

@@ -153,17 +153,42 @@ def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {p: sum(r["count"] for r in rows if r["purpose"] == p) for p in ("training", "calibration", "evaluation")}
 
 
+def rivals_block(outcome: Outcome) -> dict[str, Any]:
+    """The rivals' fronts on the outcome's device, by method; `target_measurements` are those made on it to tune them."""
+    device = outcome.target.device.spec.device_id
+    return {
+        front.name: {
+            "label": METHODS[front.name].label,
+            "setting": METHODS[front.name].setting,
+            "target_measurements": sum(r["count"] for r in front.ledger if r["device"] == device),
+            "front": [member_row(outcome, front, i) for i in range(len(front.members))],
+            "hypervolume": outcome.volumes(front),
+            "seconds": front.seconds,
+            "note": " ".join(front.notes),
+        }
+        for front in outcome.rivals
+    }
+
+
+def ratios_block(outcome: Outcome) -> dict[str, Any]:
+    """Useful volume of the run's method over each rival's, where it can be told."""
+    return {front.name: ratio for front in outcome.rivals if (ratio := outcome.ratio(front)) is not None}
+
+
 def retarget_block(outcome: Outcome, ledger_rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The run's front on another device."""
+    """All fronts of the run on another device."""
     record = outcome.target.records[outcome.dense.subnet.key]
     return {
         "device": dataclasses.asdict(outcome.target.device.spec),
         "dense": dense_row(outcome),
         "front": [member_row(outcome, outcome.main, i) for i in range(len(outcome.main.members))],
+        "baselines": rivals_block(outcome),
         "calibration": calibration_block(outcome),
         "measurements": counts(ledger_rows),
         "surrogate_error": surrogate_error(outcome),
         "hypervolume": outcome.volumes(outcome.main),
+        "hypervolume_ratio": ratios_block(outcome),
+        "budgets": budgets_block(outcome),
         "meter": record.meter,
         "threads": record.threads,
         "protocol": record.source,
@@ -177,9 +202,8 @@ def results_block(
 ) -> dict[str, Any]:  # fmt: skip
     """The contents of `results.json`."""
     config, main = outcome.config, outcome.main
-    rivals = [front for name, front in outcome.fronts.items() if name != main.name]
     target_id = outcome.target.device.spec.device_id
-    ratios = {front.name: ratio for front in rivals if (ratio := outcome.ratio(front)) is not None}
+    ratios = ratios_block(outcome)
     if ratios:
         notes = [*notes, ONE_SEED]
     notes = [*notes, *collapsed(outcome)]
@@ -207,18 +231,7 @@ def results_block(
         "measurements": counts([r for r in ledger_rows if r["device"] == target_id]),
         "dense": dense_row(outcome),
         "front": [member_row(outcome, main, i) for i in range(len(main.members))],
-        "baselines": {
-            front.name: {
-                "label": METHODS[front.name].label,
-                "setting": METHODS[front.name].setting,
-                "target_measurements": sum(r["count"] for r in front.ledger),
-                "front": [member_row(outcome, front, i) for i in range(len(front.members))],
-                "hypervolume": outcome.volumes(front),
-                "seconds": front.seconds,
-                "note": " ".join(front.notes),
-            }
-            for front in rivals
-        },
+        "baselines": rivals_block(outcome),
         "hypervolume": outcome.volumes(main),
         "hypervolume_ratio": ratios,
         "budgets": budgets_block(outcome),
@@ -235,7 +248,7 @@ def results_block(
         "controller": controller,
         "ledger": ledger_rows + [
             {**row, "purpose": f"{row['purpose']} ({METHODS[front.name].label})"}
-            for front in rivals for row in front.ledger
+            for front in outcome.rivals for row in front.ledger
         ],
         "retargets": retargets,
         "seconds": {**seconds, "method": main.seconds},

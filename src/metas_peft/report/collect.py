@@ -76,7 +76,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Target:
-    """One front on one device: the run's own target or one that it was re-targeted to."""
+    """All fronts on one device: the run's own target or one that it was re-targeted to.
+
+    Attributes:
+        front: The run's own method.
+        rivals: The baselines.
+        limits: Budgets by metric, in absolute terms.
+    """
 
     device: str
     dense: Point
@@ -86,6 +92,8 @@ class Target:
     calibration: Calibration
     error: Cost[float | None]
     error_n: int | None
+    rivals: tuple[Method, ...] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
     error_against: str = ""
     meter: str = ""
     threads: int | None = None
@@ -113,11 +121,15 @@ class Run:
     chance_quality: float | None
     seeds: tuple[int, ...]
     target: Target
-    baselines: tuple[Method, ...]
     retargets: tuple[Target, ...]
     controller: Controller | None
     workload: str
     extra: Mapping[str, Any]
+
+    @property
+    def baselines(self) -> tuple[Method, ...]:
+        """The rivals on the run's own target."""
+        return self.target.rivals
 
     @property
     def label(self) -> str:
@@ -185,7 +197,6 @@ def _run(data: Mapping[str, Any], controller: Controller | None) -> Run:
         chance_quality=data.get("chance_quality"),
         seeds=tuple(data.get("seeds") or ()),
         target=_target(str(data.get("target_device", "")), data),
-        baselines=tuple(_method(name, entry, data) for name, entry in (data.get("baselines") or {}).items()),
         retargets=tuple(_target(device, entry) for device, entry in retargets.items()),
         controller=controller,
         workload=_workload(data.get("workload") or {}),
@@ -215,6 +226,8 @@ def _target(device: str, data: Mapping[str, Any]) -> Target:
         ),
         error=_cost(error),
         error_n=error.get("n"),
+        rivals=tuple(_method(name, entry, data) for name, entry in (data.get("baselines") or {}).items()),
+        limits=(data.get("budgets") or {}).get("limits") or {},
         error_against=str(error.get("against") or ""),
         meter=str(data.get("meter") or ""),
         threads=data.get("threads"),

@@ -1,6 +1,6 @@
 """Finished runs as entries of a comparison: one method, one seed, one device.
 
-A run gives its own method, its baselines, and its own front again on every device that it was carried over to.
+A run gives its own method and its baselines, on its target and on every device that they were carried over to.
 """
 
 import hashlib
@@ -157,8 +157,8 @@ def read_entries(run_dirs: Sequence[Path]) -> list[Entry]:
         stored = _answers(path)
         for target in (run.target, *run.retargets):
             entries.append(_main(run, results, target, variant, stored))
-        # A baseline inherits the settings of the run that it stands in, which may not be those of its own run file.
-        entries += [_baseline(run, results, baseline, stored) for baseline in run.baselines]
+            # A baseline inherits the settings of the run it stands in, which may not be those of its own run file.
+            entries += [_baseline(run, results, target, baseline, stored) for baseline in target.rivals]
     return entries
 
 
@@ -166,7 +166,6 @@ def _main(
     run: Run, results: Mapping[str, Any], target: Target, variant: str, stored: Mapping[str, np.ndarray]
 ) -> Entry:
     counted = target.measurements
-    is_home = target is run.target
     own = next((name for name in stored if name not in ("dense", "labels")), None)
     return Entry(
         cell=_cell(run, results, target),
@@ -178,28 +177,30 @@ def _main(
         points=target.front,
         dense=target.dense,
         chance=run.chance_quality or 0.0,
-        limits=run.extra["budgets"].get("limits") or {} if is_home else {},
+        limits=target.limits,
         measurements=counted.get("training", 0) + counted.get("calibration", 0) if counted else None,
         training=counted.get("training") if counted else None,
         error={m: v for m in METRICS if (v := getattr(target.error, m)) is not None},
-        seconds=run.extra["seconds"].get("method") if is_home else None,
+        seconds=run.extra["seconds"].get("method"),
         answers=_answers_of(stored, own, len(target.front)),
     )
 
 
-def _baseline(run: Run, results: Mapping[str, Any], baseline: Method, stored: Mapping[str, np.ndarray]) -> Entry:
+def _baseline(
+    run: Run, results: Mapping[str, Any], target: Target, baseline: Method, stored: Mapping[str, np.ndarray]
+) -> Entry:
     described = "" if baseline.setting in ("", "equal treatment") else baseline.setting
     return Entry(
-        cell=_cell(run, results, run.target),
+        cell=_cell(run, results, target),
         method=baseline.label,
         variant=described,
         seed=run.seeds[0] if run.seeds else 0,
         run_id=run.run_id,
         is_main=False,
         points=baseline.points,
-        dense=run.target.dense,
+        dense=target.dense,
         chance=run.chance_quality or 0.0,
-        limits=run.extra["budgets"].get("limits") or {},
+        limits=target.limits,
         measurements=baseline.target_measurements,
         training=None,
         error={},

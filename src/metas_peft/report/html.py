@@ -90,7 +90,7 @@ def context(run: Run) -> dict[str, Any]:
     """What the template is given; tables and drawings are None where a run did not write them."""
     target = run.target
     retargets = [_device_view(run, other, f"front-{i}") for i, other in enumerate(run.retargets)]
-    figures = {"front": front_figures(run, target, run.baselines), "parity": parity_figures(target)}
+    figures = {"front": front_figures(run, target, target.rivals), "parity": parity_figures(target)}
     figures |= {view["id"]: view["figures"] for view in retargets}
     usage = run.extra["controller"].get("usage") or {}
     return {
@@ -144,7 +144,7 @@ def _device_view(run: Run, target: Target, name: str) -> dict[str, Any]:
     return {
         "id": name,
         "target": target,
-        "figures": front_figures(run, target),
+        "figures": front_figures(run, target, target.rivals),
         "members": members_table(run, target),
         "fit": fit_table(target),
         "origins": [(METRIC_LABELS[m], " / ".join(origins_of(target.points, m))) for m in METRIC_LABELS],
