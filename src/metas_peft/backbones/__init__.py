@@ -13,6 +13,7 @@ _WHERE: dict[str, str] = {
     "add_lora": "adapters",
     "compact": "compaction",
     "load_adapter": "adapter_files",
+    "has_views": "views",
     "nested": "views",
     "reorder": "adapters",
     "save_adapter": "adapter_files",

@@ -6,7 +6,7 @@ half the time. No weight is copied; the adapters trained are the PEFT model's ow
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,12 +109,11 @@ class NestedModel:
         self._layers: list[tuple[_View, _View]] = []
         layers = list(self._layout.layers)
         tables = [(self._layout.attention(layer), self._layout.ffn(layer)) for layer in layers]
-        for table in (t for pair in tables for t in pair):
-            if any(part.tensors for part in table.parts):
-                raise UnsupportedBackboneError(
-                    f"The {self._layout.family.name} family has weights that no prefix view can show (fused experts or "
-                    "attention sinks). Use front=gates, which masks them, and cut the result."
-                )
+        if not _are_linear(tables):
+            raise UnsupportedBackboneError(
+                f"The {self._layout.family.name} family has weights that no prefix view can show (fused experts or "
+                "attention sinks). Mask its members (metas_peft.gates.masked), or cut them (backbones.compact)."
+            )
         for i, (layer, (attention, ffn)) in enumerate(zip(layers, tables, strict=True)):
             pair = self._view(layer, attention, shape.n_kv_heads), self._view(layer, ffn, shape.ffn_size)
             for stand_in in pair[0].absent.values():
@@ -194,6 +193,17 @@ class NestedModel:
                 _show(layer, view, total)
                 for path, prefix in view.views.items():
                     put(layer, path, prefix.inner)
+
+
+def has_views(model: Any) -> bool:
+    """Whether `nested` can show the members of a `transformers` model."""
+    layout = Layout(model)
+    return _are_linear([(layout.attention(layer), layout.ffn(layer)) for layer in layout.layers])
+
+
+def _are_linear(tables: Iterable[tuple[SubLayer, SubLayer]]) -> bool:
+    """Whether all that units own are rows and columns of linear maps."""
+    return not any(part.tensors for pair in tables for table in pair for part in table.parts)
 
 
 def _show(layer: nn.Module, view: _View, count: int) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from metas_peft.backbones import NestedModel
 from metas_peft.core.subnet import Subnet
+from metas_peft.tuning.members import MemberView
 from metas_peft.tuning.objectives import DistilledObjective
 
 
@@ -17,7 +17,7 @@ class JointObjective:
     Sandwich-style sampling (Yu and Huang 2019, "Universally Slimmable Networks").
 
     Args:
-        view: Nested views of the model.
+        view: The model as its members.
         distilled: The loss.
         members: Subnets to train, largest first.
         shipped: Those of them that will be cut out; drawn alone in half of the draws, if a half has any.
@@ -29,7 +29,7 @@ class JointObjective:
 
     def __init__(
         self,
-        view: NestedModel,
+        view: MemberView,
         distilled: DistilledObjective,
         members: list[Subnet],
         shipped: Collection[Subnet],

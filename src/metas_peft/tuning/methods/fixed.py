@@ -10,11 +10,11 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Literal
 
-from metas_peft.backbones import nested
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
 from metas_peft.tuning.context import Checkpoint, TuningContext
 from metas_peft.tuning.joint import JointObjective
+from metas_peft.tuning.members import members_of
 from metas_peft.tuning.methods.base import METHODS, Method, TunedFront
 from metas_peft.tuning.path import BATCH_SIZE, SCHEDULE_POWER, TOLERANCE, WARMUP_BATCHES, largest_within
 from metas_peft.tuning.pricing import flops_fraction
@@ -76,7 +76,7 @@ def train_together(context: TuningContext, members: Mapping[str, Subnet], cost: 
     """
     shape, subnets = context.shape, list(members.values())
     context.reset()
-    with nested(context.network, shape) as view:
+    with members_of(context.network, shape) as view:
         objective = JointObjective(view, context.distilled(), subnets, subnets, context.seed)
         sizes = [[flops_fraction(s, shape, context.workload) for s in half] for half in objective.halves]
         each = sum(sum(half) / len(half) for half in sizes)
@@ -106,7 +106,7 @@ def train_apart(
     cut = []
     for number, (name, subnet) in enumerate(members.items()):
         context.restore(start)
-        with nested(context.network, shape) as view:
+        with members_of(context.network, shape) as view:
             objective = JointObjective(view, context.distilled(), [subnet], [subnet], context.seed)
             context.fit(objective, steps, name, offset=10 + number)
         cut.append(context.cut(name, subnet))

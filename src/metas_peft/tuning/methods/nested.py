@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import torch
 
-from metas_peft.backbones import nested
 from metas_peft.core.subnet import Subnet
 from metas_peft.tuning.context import TuningContext
 from metas_peft.tuning.data import random_batches
 from metas_peft.tuning.joint import JointObjective
+from metas_peft.tuning.members import members_of
 from metas_peft.tuning.methods.base import TunedFront
 from metas_peft.tuning.path import BATCH_SIZE, TOLERANCE, PathSearch, largest_within
 from metas_peft.tuning.pricing import Price, flops_fraction
@@ -53,7 +53,7 @@ def find_path(context: TuningContext, price: Price) -> tuple[list[Subnet], dict[
     settings = context.settings
     batches = random_batches(context.data, context.collator, BATCH_SIZE, settings.seed + 1)
     context.network.eval()
-    with nested(context.network, shape) as view:
+    with members_of(context.network, shape) as view:
         search = PathSearch(view, context.distilled(), price, context.workload, end=end)
         search.run(context.adapted, batches, context.schedule.path, bf16=settings.bf16, progress=context.progress)
     scores = {f"importance.{name}": torch.from_numpy(values) for name, values in search.importances.items()}
@@ -76,7 +76,7 @@ def joint_front(context: TuningContext, path: list[Subnet]) -> TunedFront:
     places = [path.index(subnet) for subnet in cut]
     trained = path[min(places) : max(places) + 1]
     if context.schedule.joint:
-        with nested(context.network, shape) as view:
+        with members_of(context.network, shape) as view:
             context.fit(
                 JointObjective(view, context.distilled(), trained, cut, context.seed),
                 context.schedule.joint,
