@@ -1,10 +1,13 @@
 """From gates to a subnet: the expected number stays, the best of them, and the attached model equals the cut one."""
 
+import itertools
+
 import pytest
 import torch
 
 from metas_peft.backbones import compact
-from metas_peft.gates import GRANULARITIES, GateSet, attach, expected_subnet
+from metas_peft.core.subnet import Subnet
+from metas_peft.gates import GRANULARITIES, GateSet, attach, closing, expected_subnet
 from metas_peft.testing.families import TINY_FAMILIES
 from metas_peft.testing.tiny import tiny_adapted, tiny_batch
 
@@ -79,6 +82,51 @@ def test_one_sub_layer_stays_when_every_gate_is_closed(granularities):
     _, shape = tiny_adapted("bert")
     gates = GateSet(shape, granularities, start=1e-6)
     assert any(p.is_kept for p in expected_subnet(gates).layers)
+
+
+def contains(outer, inner):
+    return all(
+        set(i.heads) <= set(o.heads) and set(i.ffn_blocks) <= set(o.ffn_blocks) and o.attention >= i.attention
+        for o, i in zip(outer.layers, inner.layers, strict=True)
+    )
+
+
+@pytest.mark.parametrize("granularities", [("head",), ("layer", "ffn_block"), ("attention", "ffn"), GRANULARITIES])
+def test_units_close_from_the_lowest_expected_value_up(granularities):
+    _, shape = tiny_adapted("bert")
+    gates = scattered(shape, granularities)
+    subnets = list(closing(gates.expectations(), shape, granularities))
+    assert subnets[0] == Subnet.dense(shape)
+    assert len(subnets) > 2
+    assert all(contains(outer, inner) for outer, inner in itertools.pairwise(subnets))
+    assert any(plan.is_kept for plan in subnets[-1].layers)
+    e = gates.expectations()
+    value = {"heads": e.head * (e.layer * e.attention)[:, None], "ffn_blocks": e.ffn_block * (e.layer * e.ffn)[:, None]}
+    for subnet in subnets[1:]:
+        masks = {name: torch.zeros_like(v, dtype=torch.bool) for name, v in value.items()}
+        for i, plan in enumerate(subnet.layers):
+            for name, mask in masks.items():
+                mask[i, list(getattr(plan, name))] = True
+        kept = torch.cat([value[n][masks[n]] for n in value])
+        gone = torch.cat([value[n][~masks[n]] for n in value])
+        assert not len(gone) or gone.max() < kept.min()
+
+
+def test_as_many_ranks_stay_as_expected_and_those_of_closed_sub_layers_go():
+    _, shape = tiny_adapted("bert")
+    gates = scattered(shape, ("head", "rank"))
+    e = gates.expectations()
+    subnets = list(closing(e, shape, gates.granularities))
+    ranks = [sum(len(r) for p in s.layers for r in p.ranks or ()) for s in subnets]
+    assert subnets[0] == Subnet.dense(shape)
+    assert ranks[1] == round(float(e.rank.sum())) < shape.n_layers * sum(site.rank for site in shape.sites)
+    assert ranks[1:] == sorted(ranks[1:], reverse=True)
+    for subnet in subnets[1:]:
+        for plan in subnet.layers:
+            gone = [m for m, s in enumerate(shape.sites) if not (plan.ffn if s.is_ffn else plan.attention)]
+            assert all(plan.ranks[m] == () for m in gone)
+    alone = list(closing(e, shape, ("rank",)))  # no head is gated: nothing but ranks goes
+    assert len(alone) >= 2
 
 
 def test_ranks_are_all_kept_where_they_are_not_gated():

@@ -1,6 +1,6 @@
 """The gates of a backbone: what they expect to keep, and whether a price reaches each of them."""
 
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import torch
 
 from metas_peft.backbones import shape_of
 from metas_peft.core.cost import Cost
-from metas_peft.core.errors import UnknownNameError
+from metas_peft.core.errors import UnknownNameError, UsageError
 from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, paper_cost, random_prefixes
 from metas_peft.devices import Purpose, Specimen, open_device
@@ -183,8 +183,8 @@ def test_penalty_is_the_sum_of_probabilities(shape):
 @torch.no_grad()
 def test_places_without_a_rank_are_not_counted():
     shape = tiny_adapted("bert", rank=4)[1]
-    sites = [dataclasses.replace(s, rank=2 if s.name == "q" else 4) for s in shape.sites]
-    gates = GateSet(dataclasses.replace(shape, sites=tuple(sites)), ("rank",))
+    sites = [replace(s, rank=2 if s.name == "q" else 4) for s in shape.sites]
+    gates = GateSet(replace(shape, sites=tuple(sites)), ("rank",))
     gates.log_alpha["rank"].fill_(hard_concrete.log_alpha_for(0.5, gates.temperature))
     total = shape.n_layers * (2 + 4 * (len(sites) - 1))
     assert float(gates.expected_counts().ranks.sum()) == pytest.approx(total / 2, rel=1e-5)
@@ -217,6 +217,23 @@ def test_unknown_granularity_names_the_nearest(shape):
 
 
 def test_backbone_without_adapters_has_no_rank_to_gate():
-    shape = shape_of(tiny_model("bert"))
-    counts = GateSet(shape, ("head", "rank")).expected_counts()
+    model = tiny_model("bert")
+    counts = GateSet(shape_of(model), ("head", "rank")).expected_counts()
     assert counts.ranks.shape == (3, 0)
+    with pytest.raises(UsageError, match="Rank gates need LoRA adapters"):
+        GateSet.of(model, ("head", "rank"))
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"temperature": -1.0}, {"start": 1.5}, {"start": 0.0}])
+def test_temperature_and_start_out_of_range_are_refused(shape, settings):
+    with pytest.raises(UsageError, match="expected a positive temperature"):
+        GateSet(shape, ("head",), **settings)
+
+
+def test_open_share_counts_only_places_that_stand_for_a_rank():
+    _, shape = tiny_adapted("bert")
+    sites = tuple(replace(site, rank=8 if i == 0 else 2) for i, site in enumerate(shape.sites))
+    gates = GateSet(replace(shape, sites=sites), ("head", "rank"))
+    assert gates.count == 3 * 4 + 3 * sum(site.rank for site in sites)
+    p = hard_concrete.probability_open(gates.log_alpha["head"], gates.temperature)
+    assert float(gates.penalty()) / gates.count == pytest.approx(float(p.mean()))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from metas_peft.core.cost import Cost
 from metas_peft.core.errors import BudgetInfeasibleError
 from metas_peft.core.subnet import Subnet
 from metas_peft.costs import MINILM, Counts
@@ -45,6 +46,32 @@ def test_budget_that_no_model_holds_is_told_with_the_least_that_is_predicted():
         BudgetInfeasibleError, match=rf"latency_ms=.* \(the least predicted is {min(least, block):.4g} ms"
     ):
         Limits({"latency_ms": 0.99 * min(least, block), "energy_j": 9.0}, COST, MINILM).check()
+
+
+def test_budgets_that_hold_only_one_at_a_time_are_told_with_the_model_that_comes_nearest():
+    def cost(counts):  # a head is dear in joules, an FFN block in milliseconds
+        heads, neurons = counts.heads.sum(-1), counts.neurons.sum(-1) / MINILM.block_size
+        return Cost(1.0 + 9.0 * heads, 1.0 + 5.0 * neurons, 1.0 + 0.0 * heads)
+
+    Limits({"energy_j": 2.0, "latency_ms": 7.0}, cost, MINILM).check()  # a block alone: 1 J, 6 ms
+    with pytest.raises(
+        BudgetInfeasibleError, match=r"energy_j=2 \(the least predicted is 1 J\) and latency_ms=3 \(the le"
+    ):
+        Limits({"energy_j": 2.0, "latency_ms": 3.0}, cost, MINILM).check()
+
+
+@pytest.mark.parametrize("fraction", [0.7, 0.3])
+def test_gates_trained_for_a_budget_leave_a_member_that_holds_it(fraction):
+    """Also where every operating point is larger than the budget allows."""
+    context = tiny_context("bert", gate_steps=30, joint_steps=2, operating_points=(0.9, 0.8))
+    dense = context.cost_model(Counts.dense(context.shape)).latency_ms
+    context.train_dense()
+    context.limits = Limits({"latency_ms": fraction * dense}, context.cost_model, context.shape)
+    front = METHODS["MetaS-PEFT"](front="gates").tune(context)
+    held = context.limits.hold([m.subnet for m in front.members])
+    assert held.any()
+    holding = [s for s, h in zip(front.path, context.limits.hold(front.path), strict=True) if h]
+    assert holding[0].key in {m.subnet.key for m in front.members}
 
 
 def test_uniform_prefix_is_the_widest_that_holds():

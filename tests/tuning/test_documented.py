@@ -13,7 +13,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "training.md"
 
 
 def test_examples_of_the_page_run(tmp_path):
-    gates, price, _ = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    gates, price, budgets, teacher, _ = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     batch = tiny_batch(batch=1)
     item = {**{k: v[0] for k, v in batch.items()}, "labels": 1}
     model = tiny_model("bert")
@@ -31,3 +31,9 @@ def test_examples_of_the_page_run(tmp_path):
     counts = names["gates"].expected_counts()
     assert 0 < float(names["price"](counts).detach()) < 3
     exec(gates, names)  # this time with the price
+    exec(budgets, names)
+    assert names["limits"].hold([names["subnet"]])[0]
+    exec(gates, names)  # and with budgets
+    names |= {"token_ids": [[5, 6, 7], [8, 9]], "labels": [0, 1]}
+    exec(teacher, names)
+    assert 0 < float(names["loss"].detach()) < 10

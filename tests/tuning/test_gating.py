@@ -1,18 +1,22 @@
 """Gates in a Trainer of one's own: trained, reported, saved, resumed."""
 
+import itertools
 import logging
 
 import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 
 from metas_peft.core.cost import Cost
 from metas_peft.core.errors import CheckpointError, UnsupportedBackboneError, UsageError
-from metas_peft.gates import GateSet, attach, expected_subnet, hard_concrete
-from metas_peft.testing.tiny import tiny_model
+from metas_peft.costs import MINILM
+from metas_peft.gates import GateSet, attach, closing, expected_subnet, hard_concrete
+from metas_peft.testing.tiny import tiny_adapted, tiny_model
 from metas_peft.testing.tuning import tiny_cost_model
-from metas_peft.tuning.gating import GateCallback
+from metas_peft.tuning.budgets import BudgetPrice, Limits, budgeted_subnet
+from metas_peft.tuning.gating import GateCallback, GateOptimizer, moved, unmoved
 from metas_peft.tuning.pricing import Price
 
 GATED = ("layer", "head", "ffn_block", "rank")
@@ -45,7 +49,7 @@ class Run:
             "save_steps": 4, "report_to": [], "disable_tqdm": True, "use_cpu": True, "dataloader_pin_memory": False,
         }  # fmt: skip
         args = transformers.TrainingArguments(output_dir=str(folder), **{**usual, **arguments})
-        self.trainer = transformers.Trainer(self.model, args, train_dataset=Texts())
+        self.trainer = transformers.Trainer(self.model, args, train_dataset=Texts(), eval_dataset=Texts(8))
         self.price = Price.on(tiny_cost_model(self.gates.shape), Cost.uniform(1.0), self.gates.shape)
         settings = {"learning_rate": 0.2, "price": self.price, "sparsity": 1e-3, **(callback or {})}
         self.trainer.add_callback(GateCallback(self.gates, self.trainer, **settings))
@@ -128,11 +132,61 @@ def test_gates_stay_open_during_the_warm_up(tmp_path):
 
 
 def test_price_closes_gates(tmp_path):
-    free = Run(tmp_path / "free", steps=12, callback={"price": None, "sparsity": 0.0, "warmup": 0.0}).train()
-    dear = Run(tmp_path / "dear", steps=12, callback={"warmup": 0.0, "ramp": 0.0, "sparsity": 0.05}).train()
+    at_once = {"sparsity": 0.0, "warmup": 0.0, "ramp": 0.0}
+    free = Run(tmp_path / "free", steps=12, callback={"price": None, **at_once}).train()
+    dear = Run(tmp_path / "dear", steps=12, callback=at_once).train()
     for name in ("head", "ffn_block"):
         kept = [float(hard_concrete.probability_open(r.gates.log_alpha[name], 2 / 3).mean()) for r in (free, dear)]
         assert kept[1] < kept[0] - 0.02, name
+
+
+def test_budgets_drive_the_gates_to_hold_them_and_no_further(tmp_path):
+    def trained(part):
+        run = Run(
+            tmp_path / str(part), steps=120, granularities=("head", "ffn_block"), logging_steps=120, save_steps=99
+        )
+        limits = Limits.of({}, {"latency_ms": part}, run.price.cost_model, run.gates.shape)
+        price = BudgetPrice(limits)
+        run.trainer.remove_callback(GateCallback)
+        run.trainer.add_callback(GateCallback(run.gates, run.trainer, learning_rate=0.1, price=price, warmup=0, ramp=0))
+        run.train()
+        with torch.no_grad():
+            soft = float(run.price.cost_model(run.gates.soft_counts()).latency_ms) / limits.values["latency_ms"]
+        assert run.told()[-1]["gates/budget_latency_ms"] == limits.values["latency_ms"]
+        return run, limits, soft
+
+    run, limits, soft = trained(0.5)
+    assert 0.8 < soft < 1.1
+    subnet = budgeted_subnet(run.gates, limits)
+    assert limits.hold([subnet])[0]
+    *larger, found = itertools.takewhile(
+        lambda s: s.key != subnet.key, closing(run.gates.expectations(), run.gates.shape, run.gates.granularities)
+    )
+    assert not limits.hold([*larger, found]).any()
+    _, _, held = trained(0.95)  # the budget is held from the start, so that nothing presses
+    assert held < 1.0
+
+
+def test_multipliers_rise_while_a_budget_is_exceeded_and_fall_at_once():
+    gates, cost_model = GateSet(MINILM, ("layer",)), tiny_cost_model(MINILM)
+    with torch.no_grad():
+        cost = cost_model(gates.soft_counts()).map(float)
+    limits = Limits({"latency_ms": cost.latency_ms / 2, "energy_j": 2 * cost.energy_j}, cost_model, MINILM)
+    price = BudgetPrice(limits, rate=0.5)
+    assert float(price(gates.soft_counts())) == 0.0
+    for _ in range(3):
+        price.after_step(gates.soft_counts())
+    assert price.multipliers == pytest.approx(
+        {"latency_ms": 1.5, "energy_j": 0.0}
+    )  # three times half of an excess of 1
+    assert float(price(gates.soft_counts())) == pytest.approx(1.5)
+    again = BudgetPrice(limits)
+    again.load(price.state())
+    assert again.multipliers == price.multipliers
+    with torch.no_grad():
+        gates.log_alpha["layer"].fill_(-20.0)
+    price.after_step(gates.soft_counts())
+    assert price.multipliers == {"latency_ms": 0.0, "energy_j": 0.0}
 
 
 def test_gate_rate_follows_the_trainers_schedule(tmp_path):
@@ -175,12 +229,55 @@ def test_checkpoint_without_gates_or_of_other_gates_is_refused(whole, tmp_path):
     assert moved.trainer.state.global_step == 8
 
 
+def test_checkpoint_of_another_run_is_refused(whole, tmp_path):
+    Run(tmp_path, learning_rate=5e-3).train()
+    with pytest.raises(CheckpointError, match="a checkpoint of another run than the one that training resumes from"):
+        Run(tmp_path, learning_rate=5e-3).train(resume=str(whole[0] / "checkpoint-4"))
+
+
+def test_gates_of_the_best_checkpoint_come_back_with_its_weights(tmp_path):
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "eval_strategy": "steps",
+            "eval_steps": 4, "save_total_limit": None}  # fmt: skip
+    run = Run(tmp_path, **best)
+    losses = itertools.chain([0.1], itertools.repeat(0.9))
+    run.trainer.evaluate = lambda *_, **__: {"eval_loss": next(losses)}
+    run.train()
+    assert run.trainer.state.best_model_checkpoint.endswith("checkpoint-4")
+    saved = load_file(tmp_path / "checkpoint-4" / "gates.safetensors")
+    last = load_file(tmp_path / "checkpoint-8" / "gates.safetensors")
+    for name, log_alpha in run.gates.log_alpha.items():
+        assert torch.equal(log_alpha.detach(), saved[f"log_alpha.{name}"])
+        assert not torch.equal(log_alpha.detach(), last[f"log_alpha.{name}"])
+
+
 def test_gates_that_do_not_move_are_told_of_once(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="metas_peft"):
         Run(tmp_path, callback={"learning_rate": 1e-9}).train()
-    told = [r.message for r in caplog.records if "gates do not move" in r.message]
+    told = [r.message for r in caplog.records if "Gates do not move" in r.message]
     assert len(told) == 1
     assert "Raise their learning rate (1e-09)" in told[0]
+
+
+def test_starved_granularity_is_named_though_another_moves():
+    _, shape = tiny_adapted("bert")
+    gates = GateSet(shape, ("layer", "head", "rank"))
+    start = gates.expectations()
+    with torch.no_grad():
+        gates.log_alpha["layer"][0] -= 3.0
+        gates.log_alpha["rank"][0, 0, 0] += 1.0
+    assert moved(gates, start)["layer"] > 0.1
+    assert unmoved(gates, start) == "no expected gate of a head has changed by more than 0.0e+00"
+
+
+def test_gate_rate_is_a_share_of_the_peak_of_the_optimiser_in_use():
+    """An optimiser of one's own has its own peak; the arguments' default rate says nothing."""
+    gate = torch.nn.Parameter(torch.zeros(3))
+    own = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    torch.optim.lr_scheduler.LambdaLR(own, lambda _: 0.5)  # notes the peak in the optimiser, as the Trainer's do
+    stepped = GateOptimizer({"gate": gate}, rate=0.1)
+    gate.grad = torch.ones(3)
+    stepped.step(transformers.TrainingArguments(use_cpu=True, learning_rate=5e-5), own)
+    assert torch.allclose(gate.detach(), torch.full((3,), -0.05), rtol=1e-3)
 
 
 def test_gates_that_move_are_not_warned_about(tmp_path, caplog):
@@ -209,6 +306,26 @@ def test_evaluation_runs_the_subnet_that_would_be_cut(tmp_path):
         first, second = run.model(**batch).logits, run.model(**batch).logits
         assert torch.equal(first, second)
         assert torch.equal(run.gates.generator.get_state(), state)
+
+
+def test_several_gpus_in_one_process_are_refused(tmp_path, monkeypatch):
+    run = Run(tmp_path)
+    monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", 2)
+    with pytest.raises(UsageError, match=r"One process would train on 2 GPUs \(DataParallel\)"):
+        run.trainer.callback_handler.on_train_begin(run.trainer.args, run.trainer.state, run.trainer.control)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"learning_rate": 0.0}, {"sparsity": -1.0}, {"warmup": 0.5, "ramp": 0.2}, {"ramp": 1.5}]
+)
+def test_rates_and_ramps_out_of_range_are_refused(tmp_path, settings):
+    with pytest.raises(UsageError, match="expected a positive rate"):
+        Run(tmp_path, callback=settings)
+
+
+def test_callback_without_gates_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="There are no gates to train"):
+        Run(tmp_path, granularities=())
 
 
 def test_unknown_budget_is_named(tmp_path):

@@ -142,6 +142,7 @@ def test_short_path_reaches_its_end(count):
 def test_path_that_cannot_end_keeps_one_unit():
     search, shape = walk(end=1e-6)
     last = search.current
+    assert search.path[-1] == last
     assert last.kept_heads + last.kept_ffn_blocks == 1
     assert flops_fraction(last, shape, TINY_WORKLOAD) > 0
 

@@ -1,9 +1,12 @@
-"""From trained gates to one subnet: as many units as expected, those of the highest expected value."""
+"""From trained gates to subnets: as many units as expected, or fewer and fewer, those of the highest expected value."""
+
+from collections.abc import Collection, Iterator
 
 import torch
 
+from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import LayerPlan, Subnet
-from metas_peft.gates.gate_set import GateSet, rank_mask
+from metas_peft.gates.gate_set import GateSet, GateValues, rank_mask
 
 
 def expected_subnet(gates: GateSet) -> Subnet:
@@ -27,21 +30,62 @@ def expected_subnet(gates: GateSet) -> Subnet:
             (attention if e.attention[best] >= e.ffn[best] else ffn)[best] = True
         heads = _highest(e.head, attention[:, None])
         blocks = _highest(e.ffn_block, ffn[:, None])
-        sites = gates.shape.sites
-        there = torch.stack([ffn if site.is_ffn else attention for site in sites], 1) if sites else attention[:, None]
-        ranks = _highest(e.rank, there[..., None] & rank_mask(gates.shape))
+        ranks = None
+        if "rank" in gates.granularities:
+            ranks = _highest(e.rank, _present(attention, ffn, gates.shape)[..., None] & rank_mask(gates.shape))
+    return _subnet(attention, ffn, heads, blocks, ranks, gates.shape)
+
+
+def closing(values: GateValues, shape: BackboneShape, granularities: Collection[str]) -> Iterator[Subnet]:
+    """Nested subnets from closing heads and FFN blocks one by one, those of the least expected value first.
+
+    The expected value of a unit is its own times that of its layer and sub-layer. At least one unit stays. Ranks, if
+    they are gated, are cut once: as many stay as their expected values add up to, and those of a closed sub-layer go
+    with it.
+
+    Args:
+        values: Expected gates E[z].
+        shape: Shape of the backbone.
+        granularities: What is gated.
+
+    Yields:
+        The whole backbone first; each of the others is smaller than the one before it.
+    """
+    whole = Subnet.dense(shape)
+    yield whole
+    heads = values.head * (values.layer * values.attention)[:, None]
+    blocks = values.ffn_block * (values.layer * values.ffn)[:, None]
+    left = None
+    if "rank" in granularities:
+        left = _highest(values.rank, rank_mask(shape).expand_as(values.rank))
+    levels = torch.cat([heads.flatten(), blocks.flatten()]).unique()
+    # Above the highest level nothing would be left; below the lowest nothing but ranks is gone.
+    for level in [-1.0, *levels[:-1].tolist()]:
+        kept_heads, kept_blocks = heads > level, blocks > level
+        attention, ffn = kept_heads.any(-1), kept_blocks.any(-1)
+        ranks = None if left is None else left & _present(attention, ffn, shape)[..., None]
+        subnet = _subnet(attention, ffn, kept_heads, kept_blocks, ranks, shape)
+        if level >= 0 or ranks is not None:
+            yield subnet
+
+
+def _present(attention: torch.Tensor, ffn: torch.Tensor, shape: BackboneShape) -> torch.Tensor:
+    """Which adapter sites belong to a kept sub-layer, (L, M)."""
+    there = [ffn if site.is_ffn else attention for site in shape.sites]
+    return torch.stack(there, 1) if there else torch.zeros(shape.n_layers, 0, dtype=torch.bool)
+
+
+def _subnet(
+    attention: torch.Tensor, ffn: torch.Tensor, heads: torch.Tensor, blocks: torch.Tensor,
+    ranks: torch.Tensor | None, shape: BackboneShape,
+) -> Subnet:  # fmt: skip
+    """A subnet from masks (L,), (L,), (L, G), (L, F) and, where ranks are gated, (L, M, R)."""
     plans = []
-    for i in range(gates.shape.n_layers):
-        kept = tuple(_indices(ranks[i, m, : site.rank]) for m, site in enumerate(sites))
-        plans.append(
-            LayerPlan(
-                attention=bool(attention[i]),
-                ffn=bool(ffn[i]),
-                heads=_indices(heads[i]),
-                ffn_blocks=_indices(blocks[i]),
-                ranks=kept if "rank" in gates.granularities and sites else None,
-            )
-        )
+    for i in range(shape.n_layers):
+        kept = None
+        if ranks is not None and shape.sites:
+            kept = tuple(_indices(ranks[i, m, : site.rank]) for m, site in enumerate(shape.sites))
+        plans.append(LayerPlan(bool(attention[i]), bool(ffn[i]), _indices(heads[i]), _indices(blocks[i]), kept))
     return Subnet(tuple(plans))
 
 

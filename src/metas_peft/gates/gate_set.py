@@ -11,7 +11,7 @@ from torch import nn
 from metas_peft.backbones.adapters import adapter_sites
 from metas_peft.backbones.quantised import blueprint
 from metas_peft.backbones.shape import shape_of
-from metas_peft.core.errors import UnknownNameError, nearest
+from metas_peft.core.errors import UnknownNameError, UsageError, nearest
 from metas_peft.core.shape import BackboneShape
 from metas_peft.costs import Counts
 from metas_peft.gates import hard_concrete
@@ -70,6 +70,7 @@ class GateSet(nn.Module):
 
     Raises:
         UnknownNameError: An unknown granularity.
+        UsageError: A temperature or start out of range.
 
     Attributes:
         are_held_open: Whether passes of an attached model run with open gates, as in a warm-up.
@@ -85,6 +86,11 @@ class GateSet(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not (temperature > 0 and 0 < start < 1):
+            raise UsageError(
+                f"Seen temperature={temperature:g} and start={start:g}; expected a positive temperature and a start "
+                "(an expected gate) between 0 and 1."
+            )
         self.shape = shape
         self.temperature = temperature
         wanted = tuple(granularities)
@@ -111,9 +117,24 @@ class GateSet(nn.Module):
 
         Raises:
             UnsupportedBackboneError: The model's parts cannot be located, or its adapters differ between layers.
+            UsageError: Ranks are to be gated, but there are no adapters.
         """
         network = model.get_base_model() if isinstance(model, PeftModel) else model
-        return cls(shape_of(blueprint(network), adapter_sites(network)), granularities, **settings)
+        shape, wanted = shape_of(blueprint(network), adapter_sites(network)), tuple(granularities)
+        if "rank" in wanted and not shape.sites:
+            raise UsageError(
+                "Rank gates need LoRA adapters, and the model has none. Add them with peft.get_peft_model first, or "
+                "gate something else."
+            )
+        return cls(shape, wanted, **settings)
+
+    @property
+    def count(self) -> int:
+        """How many gates there are; places that stand for no rank do not count."""
+        sizes = {name: a.numel() for name, a in self.log_alpha.items()}
+        if "rank" in sizes:
+            sizes["rank"] = self.shape.n_layers * int(rank_mask(self.shape).sum())
+        return sum(sizes.values())
 
     def sample(self) -> GateValues:
         """Fresh samples, differentiable in the log-odds."""

@@ -1,9 +1,11 @@
-"""Budgets on the target: which subnets are predicted to hold them, and whether any can."""
+"""Budgets on the target: which subnets are predicted to hold them, whether any can, and gates that learn to."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
 from metas_peft.core.cost import METRIC_UNITS, Cost
 from metas_peft.core.errors import BudgetInfeasibleError
@@ -11,6 +13,9 @@ from metas_peft.core.protocols import CostModel
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
 from metas_peft.costs import Counts
+from metas_peft.gates import GateSet, closing
+
+RATE = 0.05  # of the multipliers, per step: pressure is felt within tens of steps, and gates follow within tens more
 
 
 @dataclass(frozen=True)
@@ -52,21 +57,26 @@ class Limits:
         """Refuse limits that no subnet can hold, before anything is trained for them.
 
         Raises:
-            BudgetInfeasibleError: The cheapest subnets, one unit in one layer, are predicted to cost more.
+            BudgetInfeasibleError: None of the smallest subnets, one unit in one layer, is predicted to hold them all.
         """
-        rest = [0] * (self.shape.n_layers - 1)
-        least = [Subnet.prefix([1, *rest], [0, *rest]), Subnet.prefix([0, *rest], [1, *rest])]
-        cheapest = self.predicted(least).map(lambda c: float(c.min()))
-        broken = [
-            f"{metric}={limit:.4g} (the least predicted is {getattr(cheapest, metric):.4g} {METRIC_UNITS[metric]})"
-            for metric, limit in self.values.items()
-            if getattr(cheapest, metric) > limit
-        ]
-        if broken:
-            raise BudgetInfeasibleError(
-                f"No model cut from {self.shape.model_id} is predicted to hold {' and '.join(broken)} under this "
-                "workload. Relax the budget, or shorten evaluation.seq_len."
-            )
+        layers = self.shape.n_layers
+        ones = np.eye(layers, dtype=int).tolist()
+        least = [Subnet.prefix(*kept) for one in ones for kept in ((one, [0] * layers), ([0] * layers, one))]
+        if self.hold(least).any():
+            return
+        costs = self.predicted(least)
+        cheapest = costs.map(lambda c: float(c.min()))
+        broken = {m: f"{m}={v:.4g}" for m, v in self.values.items() if getattr(cheapest, m) > v}
+        if not broken:
+            # Each can be held, but by different models: told is the one that comes nearest to holding them all.
+            excess = np.max([getattr(costs, m) / v for m, v in self.values.items()], axis=0)
+            cheapest = costs.map(lambda c: float(c[int(excess.argmin())]))
+            broken = {m: f"{m}={v:.4g}" for m, v in self.values.items()}
+        told = [f"{t} (the least predicted is {getattr(cheapest, m):.4g} {METRIC_UNITS[m]})" for m, t in broken.items()]
+        raise BudgetInfeasibleError(
+            f"No model cut from {self.shape.model_id} is predicted to hold {' and '.join(told)} under this "
+            "workload. Relax the budget, or shorten evaluation.seq_len."
+        )
 
     def uniform_prefix(self) -> Subnet | None:
         """The widest subnet with equally wide layers that holds the limits: roughly where a path must go."""
@@ -76,3 +86,77 @@ class Limits:
         ]
         holding = np.flatnonzero(self.hold(widths))
         return widths[holding[0]] if len(holding) else None
+
+
+class BudgetPrice:
+    """What gates are trained against to hold budgets: sum of multiplier (C / limit - 1), a Lagrangian.
+
+    A multiplier rises by `rate` times the excess of its budget after each step, and is 0 again as soon as the budget is
+    held, so that gates are pressed no further than they must be. Gallego-Posada et al. 2022, "Controlled Sparsity via
+    Constrained Optimization", algorithm 1 with dual restarts.
+
+    Args:
+        limits: The budgets.
+        rate: Rise of a multiplier per step and unit of relative excess.
+
+    Attributes:
+        limits: The budgets.
+        multipliers: Metric -> its multiplier.
+    """
+
+    def __init__(self, limits: Limits, rate: float = RATE) -> None:
+        self.limits, self._rate = limits, rate
+        self.multipliers = dict.fromkeys(limits.values, 0.0)
+
+    @property
+    def cost_model(self) -> CostModel:
+        """Predictor of the target."""
+        return self.limits.cost_model
+
+    @property
+    def budgets(self) -> Mapping[str, float]:
+        """Metric -> limit."""
+        return self.limits.values
+
+    def __call__(self, counts: Counts[Any]) -> Any:
+        """The multiplied excesses, a scalar; differentiable for tensors."""
+        return sum((self.multipliers[m] * excess for m, excess in self._excess(counts).items()), start=torch.zeros(()))
+
+    def _excess(self, counts: Counts[Any]) -> dict[str, Any]:
+        costs = self.cost_model(counts)
+        return {m: getattr(costs, m) / limit - 1 for m, limit in self.budgets.items()}
+
+    @torch.no_grad()
+    def after_step(self, counts: Counts[Any]) -> None:
+        """Raise the multipliers of budgets that the counts exceed, drop the others."""
+        for metric, excess in self._excess(counts).items():
+            raised = self.multipliers[metric] + self._rate * float(excess)
+            self.multipliers[metric] = raised if excess > 0 else 0.0
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The multipliers, for a file."""
+        return {m: torch.tensor(v, dtype=torch.float64) for m, v in self.multipliers.items()}
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Inverse of `state`."""
+        self.multipliers = {m: float(state[m]) for m in self.multipliers}
+
+
+def budgeted_subnet(gates: GateSet, limits: Limits) -> Subnet:
+    """Snap gates to budgets: units close from the lowest expected value up until all budgets are predicted to hold.
+
+    Args:
+        gates: Trained gates.
+        limits: The budgets.
+
+    Raises:
+        BudgetInfeasibleError: They do not hold when one unit is left, nor does any other single unit.
+    """
+    for subnet in closing(gates.expectations(), gates.shape, gates.granularities):
+        if limits.hold([subnet])[0]:
+            return subnet
+    limits.check()
+    raise BudgetInfeasibleError(
+        "The budgets can be held, but not by what these gates leave last. Train them longer against the budgets "
+        "(BudgetPrice), or gate sub-layers or FFN blocks too."
+    )

@@ -275,14 +275,28 @@ class TuningContext:
         """
         self.network.eval()
         model = compact(self.network, self.shape, subnet)
-        items = [self.data[i] for i in range(min(CHECK_TEXTS, len(self.data)))]
-        batch = self.collator(items)
-        device = next(model.parameters()).device
-        inputs = {k: batch[k].to(device) for k in ("input_ids", "attention_mask")}
+        batch = self.check_batch()
+        inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
         with torch.no_grad():
             with masked(self.network, self.shape, subnet):
                 expected = self.network(**inputs).logits
             gap = float((model(**inputs).logits - expected).abs().max())
+        self.check_gap(name, subnet, gap, expected)
+        return Member(name, subnet, model, gap)
+
+    def check_batch(self) -> dict[str, torch.Tensor]:
+        """A few training texts, on the model's device, on which a compact model is compared with its origin."""
+        batch = self.collator([self.data[i] for i in range(min(CHECK_TEXTS, len(self.data)))])
+        device = next(self.network.parameters()).device
+        return {name: tensor.to(device) for name, tensor in batch.items()}
+
+    @staticmethod
+    def check_gap(name: str, subnet: Subnet, gap: float, expected: torch.Tensor) -> None:
+        """Refuse a compact model whose logits differ from the expected ones by more than rounding.
+
+        Raises:
+            SubnetError: By more than `MOST_GAP` of the largest logit (at least 1).
+        """
         allowed = MOST_GAP * max(1.0, float(expected.abs().max()))
         if not gap <= allowed:
             raise SubnetError(
@@ -290,7 +304,6 @@ class TuningContext:
                 f"where at most {allowed:.2g} is rounding. This is an error of metas-peft for this backbone; nothing "
                 "of it was written. Please report the model's class and version of transformers."
             )
-        return Member(name, subnet, model, gap)
 
     def save_adapter(self, folder: Path) -> None:
         """Write the adapter as trained now, in PEFT's format and for the published order of the backbone."""

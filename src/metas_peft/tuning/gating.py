@@ -1,7 +1,9 @@
 """Gates in any `transformers.Trainer`: a callback that trains, reports, saves and restores them."""
 
+import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +11,18 @@ import torch
 import torch.distributed
 import transformers
 from peft import PeftModel
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from metas_peft.core.cost import METRICS
-from metas_peft.core.errors import UsageError
-from metas_peft.gates import GateSet, hard_concrete, load_gates, save_gates
-from metas_peft.tuning.pricing import Price
+from metas_peft.core.errors import CheckpointError, UsageError
+from metas_peft.gates import GRANULARITIES, GateSet, GateValues, load_gates, save_gates
+from metas_peft.tuning.pricing import GatePrice
 
 logger = logging.getLogger(__name__)
 
 STILL = 0.01  # expected gates that moved less than this have not moved
-_START, _MOMENTS = "start.", ("step", "exp_avg", "exp_avg_sq")
+_START, _PRICE, _MOMENTS = "start.", "price.", ("step", "exp_avg", "exp_avg_sq")
 
 
 class GateOptimizer:
@@ -46,9 +49,9 @@ class GateOptimizer:
             optimizer: The Trainer's optimiser.
         """
         average_gradients(list(self._parameters.values()), args.device)
-        present = optimizer.param_groups[0]["lr"]
-        share = present / args.learning_rate if args.learning_rate else 1.0
-        self._adam.param_groups[0]["lr"] = share * self.rate
+        group = optimizer.param_groups[0]
+        peak = group.get("initial_lr", args.learning_rate)  # the user's own optimiser may not have the arguments' rate
+        self._adam.param_groups[0]["lr"] = self.rate * (group["lr"] / peak if peak else 1.0)
         self._adam.step()
         self._adam.zero_grad()
 
@@ -87,15 +90,17 @@ class GateCallback(transformers.TrainerCallback):
         gates: The gates; `attach` them to the model for the time of training.
         trainer: The Trainer, for its log.
         learning_rate: Peak rate of the log-odds; follows the Trainer's schedule.
-        price: Weighted relative cost on the target; None for a loss that prices the gates itself.
+        price: What the gates cost: `Price` with weights, or `BudgetPrice` with budgets to hold; None for a loss that
+            prices the gates itself.
         sparsity: Weight of the sum of P(z > 0).
-        budgets: Metric (`energy_j`, `latency_ms`, `peak_power_w`) -> limit, reported beside the predicted cost.
+        budgets: Metric (`energy_j`, `latency_ms`, `peak_power_w`) -> limit, reported beside the predicted cost; those
+            of the price by default.
         warmup: Fraction of the steps in which the gates stay open.
         ramp: Fraction of the steps after which the price has its full weight.
         checkpoint: Folder that training resumes from, where it is not `output_dir/checkpoint-STEP`.
 
     Raises:
-        UsageError: An unknown budget.
+        UsageError: An unknown budget, no gates, or a rate, warm-up or ramp out of range.
     """
 
     def __init__(
@@ -104,19 +109,27 @@ class GateCallback(transformers.TrainerCallback):
         trainer: transformers.Trainer,
         *,
         learning_rate: float,
-        price: Price | None = None,
+        price: GatePrice | None = None,
         sparsity: float = 0.0,
         budgets: Mapping[str, float] | None = None,
         warmup: float = 0.1,
         ramp: float = 0.3,
         checkpoint: str | Path | None = None,
     ) -> None:
+        if not gates.granularities:
+            raise UsageError(f"There are no gates to train. Name granularities: {', '.join(GRANULARITIES)}.")
+        if not (learning_rate > 0 and sparsity >= 0 and 0 <= warmup <= ramp <= 1):
+            raise UsageError(
+                f"Seen learning_rate={learning_rate:g}, sparsity={sparsity:g}, warmup={warmup:g}, ramp={ramp:g}; "
+                "expected a positive rate, no negative sparsity, and 0 <= warmup <= ramp <= 1 (fractions of the steps)."
+            )
         self._gates, self._trainer, self._price = gates, trainer, price
         self._sparsity, self._warmup, self._full = sparsity, warmup, ramp
-        self._budgets = dict(budgets or {})
+        priced: Mapping[str, float] = {} if price is None else price.budgets
+        self._budgets = dict(priced if budgets is None else budgets)
         self._checkpoint = checkpoint
         self._optimizer = GateOptimizer(dict(gates.log_alpha.items()), learning_rate)
-        self._start = {name: a.detach().clone() for name, a in gates.log_alpha.items()}
+        self._start = gates.expectations()
         self._ramp, self._is_logging, self._has_warned = 0.0, False, False
         for metric in self._budgets:
             if metric not in METRICS:
@@ -138,7 +151,7 @@ class GateCallback(transformers.TrainerCallback):
     def on_pre_optimizer_step(
         self, args: transformers.TrainingArguments, state: transformers.TrainerState, control: Any, **kwargs: Any
     ) -> None:
-        """Add the gradient of what the expected counts cost.
+        """Add the gradient of what the expected gates cost.
 
         Raises:
             UsageError: The task's loss has no gradient for any gate.
@@ -158,8 +171,10 @@ class GateCallback(transformers.TrainerCallback):
     def on_optimizer_step(
         self, args: transformers.TrainingArguments, state: Any, control: Any, optimizer: Any = None, **kwargs: Any
     ) -> None:
-        """Step the gates."""
+        """Step the gates; budgets look at what they then keep."""
         self._optimizer.step(args, optimizer)
+        if self._price is not None and not self._gates.are_held_open:
+            self._price.after_step(self._gates.soft_counts())
 
     def on_step_end(self, args: Any, state: transformers.TrainerState, control: Any, **kwargs: Any) -> None:
         """End the warm-up, raise the price's weight."""
@@ -167,16 +182,19 @@ class GateCallback(transformers.TrainerCallback):
         if state.global_step == max(1, state.max_steps // 2) and not self._gates.are_held_open:
             self._warn_if_still()
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Let the gates go."""
+    def on_train_end(
+        self, args: transformers.TrainingArguments, state: transformers.TrainerState, control: Any, **kwargs: Any
+    ) -> None:
+        """Let the gates go; where the Trainer has put back the best checkpoint's weights, its gates belong to them."""
         self._gates.are_held_open = False
         self._warn_if_still()
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            load_gates(self._gates, Path(state.best_model_checkpoint))
 
     def _set_ramp(self, state: transformers.TrainerState) -> None:
         done = state.global_step / max(1, state.max_steps)
         self._gates.are_held_open = done < self._warmup
-        span = self._full - self._warmup
-        self._ramp = min(1.0, max(0.0, (done - self._warmup) / span)) if span > 0 else float(done >= self._warmup)
+        self._ramp = ramp(done, self._warmup, self._full)
 
     # ---- what is told
 
@@ -191,8 +209,8 @@ class GateCallback(transformers.TrainerCallback):
             "kept_ranks": counts.ranks,
         }
         told = {name: float(values.sum()) for name, values in found.items()}
-        told["open"] = float(self._gates.penalty()) / max(1, sum(a.numel() for a in self._gates.log_alpha.values()))
-        told["moved"] = self._moved()
+        told["open"] = float(self._gates.penalty()) / self._gates.count
+        told["moved"] = max(moved(self._gates, self._start).values())
         if self._price is not None:
             told |= {metric: float(cost) for metric, cost in self._price.cost_model(counts).items()}
             told["price"], told["price_weight"] = float(self._price(counts)), self._ramp
@@ -209,23 +227,14 @@ class GateCallback(transformers.TrainerCallback):
         finally:
             self._is_logging = False
 
-    def _moved(self) -> float:
-        """Largest change of an expected gate since the start."""
-        now = self._gates.expectations()
-        gaps = [
-            getattr(now, name) - hard_concrete.expected_gate(start, self._gates.temperature)
-            for name, start in self._start.items()
-        ]
-        return max((float(gap.abs().max()) for gap in gaps if gap.numel()), default=0.0)
-
     def _warn_if_still(self) -> None:
-        moved = self._moved()
-        if moved < STILL and not self._has_warned:
+        still = unmoved(self._gates, self._start)
+        if still and not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "The gates do not move: no expected gate has changed by more than %.1e since the start. Raise their "
-                "learning rate (%g), train longer, or lower the temperature (%g).",
-                moved, self._optimizer.rate, self._gates.temperature,
+                "Gates do not move: %s since the start. Raise their learning rate (%g), train longer, lower the "
+                "temperature (%g), or do not gate what holds them (a layer's gate starves those of its heads).",
+                still, self._optimizer.rate, self._gates.temperature,
             )  # fmt: skip
 
     def _check_mean(self, args: transformers.TrainingArguments) -> None:
@@ -245,14 +254,49 @@ class GateCallback(transformers.TrainerCallback):
     ) -> None:
         """Put the gates beside the checkpoint that was just written."""
         if state.is_world_process_zero:
-            more = {**self._optimizer.state(), **{f"{_START}{name}": a for name, a in self._start.items()}}
+            start = {f"{_START}{name}": getattr(self._start, name) for name in self._gates.granularities}
+            learnt = {} if self._price is None else self._price.state()
+            more = {**self._optimizer.state(), **start, **{f"{_PRICE}{name}": t for name, t in learnt.items()}}
             save_gates(self._gates, _folder(args, state), step=state.global_step, more=more)
 
     def _resume(self, args: transformers.TrainingArguments, state: transformers.TrainerState) -> None:
         folder = Path(self._checkpoint or args.resume_from_checkpoint or _folder(args, state))
+        _check_same_run(folder, state)
         more = load_gates(self._gates, folder, step=state.global_step)
         self._optimizer.load(more)
-        self._start = {name: more[f"{_START}{name}"] for name in self._gates.granularities}
+        self._start = replace(self._start, **{name: more[f"{_START}{name}"] for name in self._gates.granularities})
+        if self._price is not None:
+            self._price.load({n.removeprefix(_PRICE): t for n, t in more.items() if n.startswith(_PRICE)})
+
+
+def ramp(done: float, warmup: float, full: float) -> float:
+    """Weight of the price: 0 up to the end of the warm-up, then rising to 1. All are fractions of the steps."""
+    return min(1.0, max(0.0, (done - warmup) / (full - warmup))) if full > warmup else float(done >= warmup)
+
+
+def moved(gates: GateSet, start: GateValues) -> dict[str, float]:
+    """Largest change of an expected gate since the start, per granularity."""
+    now = gates.expectations()
+    return {name: float((getattr(now, name) - getattr(start, name)).abs().max()) for name in gates.granularities}
+
+
+def unmoved(gates: GateSet, start: GateValues) -> str:
+    """Which granularities have not moved, in words; empty if all have."""
+    still = {name: gap for name, gap in moved(gates, start).items() if gap < STILL}
+    return ", ".join(f"no expected gate of a {name} has changed by more than {gap:.1e}" for name, gap in still.items())
+
+
+def _check_same_run(folder: Path, state: transformers.TrainerState) -> None:
+    """Gates of another run may have the right shape and step; its log tells them apart."""
+    noted = folder / TRAINER_STATE_NAME
+    if not noted.exists():
+        return
+    theirs = transformers.TrainerState.load_from_json(str(noted)).log_history
+    if json.dumps(theirs) != json.dumps(state.log_history):  # as text, in which a loss that is no number equals itself
+        raise CheckpointError(
+            f"{folder} is a checkpoint of another run than the one that training resumes from. Name that checkpoint in "
+            "GateCallback(checkpoint=...) too."
+        )
 
 
 def average_gradients(parameters: list[torch.nn.Parameter], device: torch.device) -> None:
@@ -297,6 +341,11 @@ def _folder(args: transformers.TrainingArguments, state: transformers.TrainerSta
 
 def _check(args: transformers.TrainingArguments) -> None:
     """Refuse what would train the gates wrongly."""
+    if args.n_gpu > 1:
+        raise UsageError(
+            f"One process would train on {args.n_gpu} GPUs (DataParallel), whose copies draw gates of their own. Start "
+            "one process per GPU with accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES to one."
+        )
     if args.fp16:
         raise UsageError(
             "fp16 scales the loss, and with it the gradients of the gates, by a factor that changes. Use bf16=True."

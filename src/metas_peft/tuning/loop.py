@@ -206,6 +206,14 @@ def _refuse_many_processes() -> None:
         )
 
 
+def _refuse_many_devices(args: transformers.TrainingArguments) -> None:
+    """The Trainer would split every batch over copies of the model, of which each is a view of its own."""
+    if args.n_gpu > 1:
+        raise UsageError(
+            f"A stage is trained on one GPU, but {args.n_gpu} are visible. Set CUDA_VISIBLE_DEVICES to one of them."
+        )
+
+
 @contextlib.contextmanager
 def _own_randomness() -> Iterator[None]:
     """The Trainer seeds the global generators (dropout draws from one): afterwards they go on as if it had not."""
@@ -296,6 +304,7 @@ def fit(
             remove_unused_columns=False,
             dataloader_pin_memory=False,
         )
+        _refuse_many_devices(args)
         trainer = _Trainer(
             objective,
             model=model,

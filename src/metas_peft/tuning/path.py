@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from metas_peft.backbones import NestedModel
 from metas_peft.core.errors import TrainingDivergedError
 from metas_peft.core.subnet import Subnet
 from metas_peft.core.workload import Workload
+from metas_peft.tuning.members import MemberView
 from metas_peft.tuning.objectives import DistilledObjective
 from metas_peft.tuning.pricing import Price, flops_fraction
 
@@ -37,7 +37,7 @@ class PathSearch:
     The pace is set in FLOPs, so that methods can be compared at equal size; *what* goes is decided by the price.
 
     Args:
-        view: Nested views of the model, in order of importance.
+        view: The model as its members, units in order of importance.
         distilled: The loss.
         price: Weighted relative cost on the target.
         workload: What is priced.
@@ -45,7 +45,7 @@ class PathSearch:
     """
 
     def __init__(
-        self, view: NestedModel, distilled: DistilledObjective, price: Price, workload: Workload, end: float
+        self, view: MemberView, distilled: DistilledObjective, price: Price, workload: Workload, end: float
     ) -> None:
         self._view, self._distilled, self._price, self._workload, self._end = view, distilled, price, workload, end
         shape = view.shape
@@ -140,6 +140,8 @@ class PathSearch:
         _, name, i = best
         if self._heads.sum() + self._blocks.sum() == 1:
             self._fraction = 0.0  # one unit must remain: the path ends here
+            if self.path[-1] != self.current:
+                self.path.append(self.current)
             return
         (self._heads if name == "head" else self._blocks)[i] -= 1
         self._fraction = flops_fraction(self.current, self._view.shape, self._workload)

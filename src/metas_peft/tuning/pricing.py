@@ -1,7 +1,8 @@
 """The preference (lambda, mu, nu) and the cost model joined: one differentiable number per choice of counts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,36 @@ from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
 from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, paper_cost
+
+
+class GatePrice(Protocol):
+    """What gates are trained against beside the task: fixed weights (`Price`) or budgets (`BudgetPrice`)."""
+
+    @property
+    def cost_model(self) -> CostModel:
+        """Predictor of the target."""
+        ...
+
+    @property
+    def budgets(self) -> Mapping[str, float]:
+        """Metric -> limit that it drives the gates to."""
+        ...
+
+    def __call__(self, counts: Counts[Any]) -> Any:
+        """A scalar for what the gates keep, differentiable."""
+        ...
+
+    def after_step(self, counts: Counts[Any]) -> None:
+        """Learn from what the gates keep after a step."""
+        ...
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What it has learnt, for a file."""
+        ...
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Inverse of `state`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,6 +61,11 @@ class Price:
     reference: Cost[float]
     shape: BackboneShape
 
+    @property
+    def budgets(self) -> Mapping[str, float]:
+        """None: weights are a preference."""
+        return {}
+
     @classmethod
     def on(cls, cost_model: CostModel, weights: Cost[float], shape: BackboneShape) -> "Price":
         """Price with the ungated model of `shape` as its unit."""
@@ -41,6 +77,16 @@ class Price:
         ratios = self.cost_model(counts).zip(self.reference, lambda c, r: c / r)
         weighted = ratios.zip(self.weights, lambda ratio, weight: ratio * weight)
         return weighted.energy_j + weighted.latency_ms + weighted.peak_power_w
+
+    def after_step(self, counts: Counts[Any]) -> None:
+        """Nothing: the weights stay."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Nothing."""
+        return {}
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Nothing."""
 
     def marginal(self, heads: np.ndarray, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What one more unit costs in each sub-layer: the price's gradient, through the cost model.

@@ -19,7 +19,7 @@ from metas_peft.backbones import Layout, compact, shape_of
 from metas_peft.backbones.adapters import task_type
 from metas_peft.core.errors import UnsupportedBackboneError
 from metas_peft.core.subnet import Subnet
-from metas_peft.tuning.context import CHECK_TEXTS, Member, TuningContext
+from metas_peft.tuning.context import Member, TuningContext
 from metas_peft.tuning.loop import fit
 from metas_peft.tuning.methods.base import METHODS, Method, TunedFront
 from metas_peft.tuning.objectives import TaskObjective
@@ -81,13 +81,14 @@ class AdaLora(Method):
             fit(model, context.data, context.collator, objective, settings, title="AdaLoRA", progress=context.progress)
         left = sum(sum(kept) for kept in (config.rank_pattern or {}).values())
         first = shape.n_layers * len(shape.sites) * config.init_r
-        batch = context.collator([context.data[i] for i in range(min(CHECK_TEXTS, len(context.data)))])
+        batch = context.check_batch()
         model.eval()
         with torch.no_grad():
             expected = context.form.rows(model, batch)
             merged = model.merge_and_unload()
             whole = compact(merged, shape_of(merged), Subnet.dense(shape_of(merged)))
             gap = float((context.form.rows(whole, batch) - expected).abs().max())
+        context.check_gap("dense", Subnet.dense(shape), gap, expected)
         member = Member("dense", Subnet.dense(shape), whole, gap)
         return TunedFront([member], notes=[f"{left} of {first} ranks are left."])
 

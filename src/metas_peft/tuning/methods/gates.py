@@ -1,26 +1,28 @@
-"""Hard-concrete gates as the source describes them: trained against the weighted predicted cost.
+"""Hard-concrete gates as the source describes them: trained against the weighted predicted cost, or to hold budgets.
 
-After training, gates are ranked by their expected value (times their layer's) and closed from the lowest up. The
-resulting nested subnets are trained jointly like those of the nested front, or each becomes a model of its own.
+After training, gates of heads and FFN blocks are ranked by their expected value (times their layer's) and closed from
+the lowest up; of the ranks as many stay as their expected values add up to. The resulting nested subnets are trained
+jointly like those of the nested front, or each becomes a model of its own.
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from metas_peft.core.subnet import LayerPlan, Subnet
-from metas_peft.gates import GateSet, GateValues, gated
+from metas_peft.core.subnet import Subnet
+from metas_peft.gates import GateSet, GateValues, closing, gated
+from metas_peft.tuning.budgets import BudgetPrice
 from metas_peft.tuning.context import TuningContext
-from metas_peft.tuning.gating import STILL
+from metas_peft.tuning.gating import ramp, unmoved
 from metas_peft.tuning.methods.base import TunedFront
 from metas_peft.tuning.methods.nested import joint_front
 from metas_peft.tuning.objectives import DistilledObjective
 from metas_peft.tuning.order import descending
 from metas_peft.tuning.path import SAVE_EVERY
-from metas_peft.tuning.pricing import Price, flops_fraction
+from metas_peft.tuning.pricing import GatePrice, Price, flops_fraction
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +35,11 @@ class GatesObjective:
     Args:
         gates: The gates.
         distilled: Loss of a pass.
-        price: Weighted relative cost.
+        price: Weighted relative cost, or budgets.
         sparsity: Weight of the sum of P(z > 0).
     """
 
-    def __init__(self, gates: GateSet, distilled: DistilledObjective, price: Price, sparsity: float) -> None:
+    def __init__(self, gates: GateSet, distilled: DistilledObjective, price: GatePrice, sparsity: float) -> None:
         self._gates, self._distilled, self._price, self._sparsity = gates, distilled, price, sparsity
         self._ramp = 0.0
 
@@ -46,7 +48,7 @@ class GatesObjective:
         return self._gates.sample() if self._ramp > 0 else None
 
     def loss(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """L_task + ramp (lambda E/E0 + mu L/L0 + nu P/P0) + reg sum P(z > 0)."""
+        """L_task + ramp price + reg sum P(z > 0)."""
         loss = self._distilled.loss(model, batch)
         if self._ramp == 0:
             return loss
@@ -55,7 +57,9 @@ class GatesObjective:
 
     def after_step(self, step: int, steps: int) -> None:
         """Raise the cost's weight from 0 to 1 between the end of the warm-up and the end of the ramp."""
-        self._ramp = min(1.0, max(0.0, (step / steps - WARMUP) / (RAMP - WARMUP)))
+        if self._ramp > 0:
+            self._price.after_step(self._gates.soft_counts())
+        self._ramp = ramp(step / steps, WARMUP, RAMP)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def gates_front(context: TuningContext, price: Price) -> TunedFront:
 
     Args:
         context: Shared start.
-        price: Weighted relative cost on the target.
+        price: Weighted relative cost on the target; budgets that a member is to hold take its place in training.
     """
     gates = train_gates(context, price, context.gates.granularities)
     front = joint_front(context, gates.path)
@@ -97,69 +101,52 @@ def train_gates(context: TuningContext, price: Price, granularities: Sequence[st
     shape, settings = context.shape, context.gates
     gates = GateSet(shape, granularities, temperature=settings.temperature, seed=context.seed)
     before = gates.expectations()
-    objective = GatesObjective(gates, context.distilled(), price, settings.sparsity)
+    pressing: GatePrice = price if context.limits is None else BudgetPrice(context.limits)
+    objective = GatesObjective(gates, context.distilled(), pressing, settings.sparsity)
     with gated(context.network, shape, objective.draw, granularities):
         context.fit(objective, settings.steps, "gates", offset=1,
                     gates=list(gates.parameters()), gate_rate=settings.learning_rate)  # fmt: skip
     values = gates.expectations()
     notes = []
-    moved = max(float((getattr(values, g) - getattr(before, g)).abs().max()) for g in gates.granularities)
-    if moved < STILL:
+    if still := unmoved(gates, before):
         notes.append(
-            f"The gates did not move (largest change of an expected gate {moved:.1e}); their order is arbitrary. "
-            "Raise model.gating.gate_learning_rate or training.gate_steps, or lower the temperature."
+            f"Gates did not move: {still}; their order is arbitrary. Raise model.gating.gate_learning_rate or "
+            "training.gate_steps, or lower the temperature."
         )
         logger.warning(notes[-1])
-    ranks_order = _sort_units(context, values)
     tensors = {f"log_alpha.{name}": a.detach().clone() for name, a in gates.log_alpha.items()}
-    return TrainedGates(closing_path(context, values, ranks_order), tensors, notes)
+    return TrainedGates(closing_path(context, _sort_units(context, values), granularities), tensors, notes)
 
 
-def _sort_units(context: TuningContext, values: GateValues) -> torch.Tensor:
-    """Bring heads, blocks and ranks of the model into descending order of expected value; returns ranks' values."""
-    shape = context.shape
-    neuron_order = descending(values.ffn_block)[..., None] * shape.block_size + torch.arange(shape.block_size)
-    context.reorder(descending(values.head), neuron_order.flatten(1))
-    return context.order_ranks(values.rank)
+def _sort_units(context: TuningContext, values: GateValues) -> GateValues:
+    """Bring heads, blocks and ranks of the model into descending order of expected value; gives the values in it."""
+    shape, heads, blocks = context.shape, descending(values.head), descending(values.ffn_block)
+    neurons = blocks[..., None] * shape.block_size + torch.arange(shape.block_size)
+    context.reorder(heads, neurons.flatten(1))
+    return replace(
+        values,
+        head=values.head.gather(-1, heads),
+        ffn_block=values.ffn_block.gather(-1, blocks),
+        rank=context.order_ranks(values.rank),
+    )
 
 
-def closing_path(context: TuningContext, values: GateValues, ranks: torch.Tensor) -> list[Subnet]:
-    """Nested subnets from closing gates one by one, lowest expected value first.
+def closing_path(context: TuningContext, values: GateValues, granularities: Collection[str]) -> list[Subnet]:
+    """Nested subnets from closing gates one by one, down to the smallest operating point and the budgets, if any.
 
     Args:
-        context: Gives shape, workload and operating points.
-        values: Expected gates.
-        ranks: Expected rank gates in descending order within each site, (L, M, R).
+        context: Gives shape, workload, operating points and limits.
+        values: Expected gates, in descending order within each layer and site.
+        granularities: What is gated.
     """
-    shape = context.shape
-    heads = values.head.sort(-1, descending=True).values * (values.layer * values.attention)[:, None]
-    blocks = values.ffn_block.sort(-1, descending=True).values * (values.layer * values.ffn)[:, None]
-    levels = torch.cat([heads.flatten(), blocks.flatten()]).unique()
-    path = [_above(context, heads, blocks, ranks, -1.0)]
-    fraction = 1.0
-    # Above the highest level nothing would be left.
-    last = float(levels[-2]) if len(levels) > 1 else -1.0
-    for level in levels[:-1].tolist():
-        subnet = _above(context, heads, blocks, ranks, level)
-        now = flops_fraction(subnet, shape, context.workload)
-        is_last = now <= min(context.operating_points) or level == last
-        if fraction - now >= SAVE_EVERY or (is_last and now < fraction):
-            path.append(subnet)
+    shape, limits, end = context.shape, context.limits, min(context.operating_points)
+    path: list[Subnet] = []
+    last, fraction = Subnet.dense(shape), 1.0
+    for last in closing(values, shape, granularities):
+        now = flops_fraction(last, shape, context.workload)
+        if not path or fraction - now >= SAVE_EVERY:
+            path.append(last)
             fraction = now
-        if is_last:
+        if now <= end and (limits is None or limits.hold([last])[0]):
             break
-    return path
-
-
-def _above(
-    context: TuningContext, heads: torch.Tensor, blocks: torch.Tensor, ranks: torch.Tensor, level: float
-) -> Subnet:
-    """The subnet of units whose expected value exceeds a level, as prefixes of the ordered model."""
-    plans = []
-    for i in range(context.shape.n_layers):
-        h, f = int((heads[i] > level).sum()), int((blocks[i] > level).sum())
-        kept = tuple(
-            tuple(range(int((ranks[i, m, : site.rank] > level).sum()))) for m, site in enumerate(context.shape.sites)
-        )
-        plans.append(LayerPlan(h > 0, f > 0, tuple(range(h)), tuple(range(f)), kept or None))
-    return Subnet(tuple(plans))
+    return path if path[-1] == last else [*path, last]
