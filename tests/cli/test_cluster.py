@@ -78,6 +78,14 @@ def test_run_as_one_of_several_processes_is_refused(run_file, monkeypatch, capsy
     assert "one of 4" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_workers_without_a_launcher_are_refused(run_file, capsys, command):
+    with pytest.raises(SystemExit) as left:
+        main([command, run_file, "--workers", "3"])
+    assert left.value.code == 2
+    assert "--workers is for --launcher" in capsys.readouterr().err
+
+
 def test_launcher_without_ray_is_refused(run_file, tmp_path, monkeypatch):
     from metas_peft.cli.cluster import on_ray
 

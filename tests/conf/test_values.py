@@ -182,6 +182,8 @@ def test_searched_name_of_two_keys_lists_both():
         ({"type": "uniform", "low": 2, "high": 1}, "`low` below `high`"),
         ({"type": "loguniform", "low": 0, "high": 1}, "above 0"),
         ({"type": "categorical"}, "`choices`"),
+        ({"type": "categorical", "choices": [1, 2], "low": 1}, "takes `choices` alone"),
+        ({"type": "uniform", "low": 1, "high": 2, "choices": [1, 2]}, "no `choices`"),
         ({"type": "int", "low": 1}, "`low` below `high`"),
         ({"type": "normal"}, "one of 'loguniform'"),
     ],

@@ -291,7 +291,15 @@ def test_front_table_has_a_row_per_member(main_run, results):
 
 def test_carrying_over_spends_five_measurements_and_trains_nothing(results):
     elsewhere = results["retargets"]["jetson-nano"]
-    assert elsewhere["measurements"] == {"training": 0, "calibration": 5, "evaluation": 4}
+    fronts = [results["front"], *(b["front"] for b in results["baselines"].values())]
+    distinct = {m["key"] for front in fronts for m in front}  # static LoRA's member is the dense model
+    assert elsewhere["measurements"] == {"training": 0, "calibration": 5, "evaluation": len(distinct)}
+    assert set(elsewhere["baselines"]) == set(results["baselines"])
+    for name, baseline in elsewhere["baselines"].items():
+        before = results["baselines"][name]["front"]
+        assert [m["quality"] for m in baseline["front"]] == [m["quality"] for m in before]
+        assert all(a["latency_ms"] != b["latency_ms"] for a, b in zip(before, baseline["front"], strict=True))
+        assert baseline["target_measurements"] == 0
     for here, there in zip(results["front"], elsewhere["front"], strict=True):
         assert (here["key"], here["quality"], here["flops"]) == (there["key"], there["quality"], there["flops"])
         assert here["latency_ms"] != there["latency_ms"]

@@ -52,6 +52,24 @@ def test_key_that_would_change_nothing_is_refused(configure):
     assert len(distributions(configure("front=gates", space=space))) == 1
 
 
+@pytest.mark.parametrize("name", ["method", "device", "threads"])
+def test_what_is_looked_up_by_name_is_not_searched(configure, name):
+    """Trials set values alone: a method brings settings of its own, a device must exist."""
+    with pytest.raises(UnknownKeyError, match=f"{name}"):
+        configure(space={name: {"type": "categorical", "choices": ["EChorda", "DiGASE"]}})
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction"), [("energy_j", "minimize"), ("hypervolume", "maximize"), ("surrogate_error", "minimize")]
+)
+def test_direction_follows_from_the_figure_and_a_wrong_one_is_refused(configure, metric, direction):
+    plain = configure(f"evaluation.primary_metric={metric}", "optuna.direction=null")
+    assert objectives(plain) == ((metric,), (direction,))
+    wrong = {"minimize": "maximize", "maximize": "minimize"}[direction]
+    with pytest.raises(UsageError, match=f"optuna.direction={wrong} would search for the worst {metric}"):
+        objectives(configure(f"evaluation.primary_metric={metric}", f"optuna.direction={wrong}"))
+
+
 def test_search_without_a_space_is_refused(configure):
     with pytest.raises(UsageError, match="search_space is empty"):
         open_search(configure(space={}))

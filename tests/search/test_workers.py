@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from optuna.trial import TrialState
 
 from metas_peft.search import Worker, open_search, summarise
 from metas_peft.search.lease import BEAT, WORKER, Owner
+from metas_peft.search.worker import release
 
 from .conftest import figures
 
@@ -168,6 +170,20 @@ def test_trial_of_a_silent_worker_elsewhere_is_run_again(search):
     assert [t.state for t in study.trials()] == [TrialState.COMPLETE] * 2
     assert study.trials()[0].params == left.params
     assert Owner.of(study.trials()[0]) == Owner.here()
+
+
+def test_trial_that_was_taken_over_is_not_taken_from_its_new_worker(search):
+    """A third worker that saw the dead owner must not put the trial back while the second has no lease yet."""
+    study = search(n_trials=1, heartbeat_s=60.0)
+    claimed(study, replace(Owner.here(), pid=2**22 + 1))  # a process that does not exist
+    (seen,) = study.trials()
+    first, third = Worker(study, figures), Worker(study, figures)
+    first._requeue_abandoned()
+    taken = study.study.ask(dict(study.space))
+    assert taken.number == seen.number
+    release(study.storage, seen)  # the third worker looked before the first put it back
+    third._requeue_abandoned()  # or looks only now
+    assert study.trials()[0].state is TrialState.RUNNING
 
 
 def test_trial_of_a_worker_that_gives_signs_is_left_alone(search):

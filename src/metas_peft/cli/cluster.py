@@ -9,6 +9,7 @@ from typing import Any
 
 from metas_peft.core.errors import MetasPeftError, UsageError
 
+WORKERS = 2  # at once, where nobody says how many
 RETRIES = 3  # of a job whose node died; a job that failed by itself is not repeated
 
 

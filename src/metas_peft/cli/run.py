@@ -45,8 +45,9 @@ def run(
         Literal["ray"] | None, typer.Option("--launcher", help="With --multirun: where the jobs run (docs/scaling.md).")
     ] = None,
     workers: Annotated[
-        int, typer.Option("--workers", min=1, help="With --launcher ray on this computer: jobs at once.")
-    ] = 2,
+        int | None,
+        typer.Option("--workers", min=1, help="With --launcher ray on this computer: jobs at once; 2 by default."),
+    ] = None,
     config_dir: Annotated[
         str | None, typer.Option("--config-dir", metavar="DIR", help="Folder with further Hydra groups (launchers).")
     ] = None,
@@ -62,6 +63,8 @@ def run(
     _refuse_many_processes()
     if launcher and not multirun:
         raise UsageError("--launcher is for the jobs of a sweep; add --multirun, as in -m training.seed=0,1,2.")
+    if workers and not launcher:
+        raise UsageError("--workers is for --launcher; without one, jobs run one after the other.")
     flags = Flags(multirun, cfg, resolve, package, info, config_dir)
     try:
         if launcher:
@@ -96,13 +99,13 @@ def _refuse_many_processes() -> None:
         )
 
 
-def _on_cluster(run: str, overrides: list[str], workers: int) -> "list[tuple[Path, RunConfig]]":
+def _on_cluster(run: str, overrides: list[str], workers: int | None) -> "list[tuple[Path, RunConfig]]":
     """Every job of a sweep on a Ray cluster."""
-    from metas_peft.cli.cluster import absolute, on_ray
+    from metas_peft.cli.cluster import WORKERS, absolute, on_ray
     from metas_peft.conf.compose import jobs
 
     file, _ = absolute(run, "")
-    return on_ray(_remote_job, [(file, job) for job in jobs(run, overrides)], workers=workers)
+    return on_ray(_remote_job, [(file, job) for job in jobs(run, overrides)], workers=workers or WORKERS)
 
 
 def _remote_job(run: str, overrides: list[str]) -> "tuple[Path, RunConfig]":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from metas_peft.cli.output import JsonOption, give, log_to_file, log_to_stderr, say, show_table
+from metas_peft.core.errors import UsageError
 
 if TYPE_CHECKING:
     from metas_peft.conf import RunConfig
@@ -31,19 +32,23 @@ def sweep(
     launcher: Annotated[
         Literal["ray"] | None, typer.Option("--launcher", help="Where workers run (docs/scaling.md); else here.")
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="With --launcher: how many.")] = 2,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="With --launcher: how many; 2 by default.")
+    ] = None,
     json_target: JsonOption = None,
 ) -> None:
     """Search over the keys that the run file names. Start it again, here or elsewhere, for further workers.
 
     A study goes on where it stopped; trials of a worker that died are run again.
     """
-    from metas_peft.cli.cluster import absolute, on_ray
+    from metas_peft.cli.cluster import WORKERS, absolute, on_ray
     from metas_peft.conf import values
     from metas_peft.conf.compose import load
     from metas_peft.conf.overrides import as_text
     from metas_peft.core.files import write_json
 
+    if workers and not launcher:
+        raise UsageError("--workers is for --launcher; without one, start the command again for each further worker.")
     given = {"optuna.n_trials": trials, "optuna.storage": storage}
     options = {path: value for path, value in given.items() if value is not None}
     config = values.replace(load(run, overrides or []), options)
@@ -58,7 +63,8 @@ def sweep(
     try:
         if launcher:
             told = [*(overrides or []), f"output_dir={as_text(folder)}"]
-            on_ray(_remote_worker, [(file, told, options)] * workers, workers=workers)
+            count = workers or WORKERS
+            on_ray(_remote_worker, [(file, told, options)] * count, workers=count)
         else:
             Worker(search, _evaluate).run()
     except KeyboardInterrupt:

@@ -16,6 +16,7 @@ from metas_peft.core.errors import UnknownKeyError
 # Sections that say how a result is judged or searched for; a search may not change them.
 _NOT_SEARCHED = (
     "evaluation", "optuna", "hardware_profiling", "controller", "output_dir", "run_id", "retarget", "report_to",
+    "method", "device", "threads",
 )  # fmt: skip
 
 

@@ -284,7 +284,7 @@ class EvaluationConfig:
     )
     operating_points: tuple[float, ...] = key(
         (0.8, 0.67, 0.5, 0.42, 0.34, 0.26),
-        "Members of the front, as fractions of the ungated model's cost; at most eight.",
+        "Members of the front, as fractions of the ungated model's FLOPs; at most twenty.",
         above=0,
         at_most=1,
     )
@@ -342,8 +342,10 @@ class SearchConfig:
     """A search over keys (`metas sweep`); a single run does not use it."""
 
     n_trials: int = key(20, "Number of trials of the whole study, all workers and resumptions together.", at_least=1)
-    direction: Literal["maximize", "minimize"] = key(
-        "maximize", "Whether more of `evaluation.primary_metric` is better."
+    direction: Literal["maximize", "minimize"] | None = key(
+        None,
+        "Whether more of `evaluation.primary_metric` is better. The figure itself says it; a direction that contradicts "
+        "it is refused.",
     )
     objectives: tuple[Metric, ...] = key(
         (),

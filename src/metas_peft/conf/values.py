@@ -261,7 +261,11 @@ def _check_together(config: RunConfig, where: Where) -> None:
 
 def _range_fault(span: SearchRange) -> str:
     if span.type == "categorical":
-        return "" if span.choices else "is categorical and expects `choices`."
+        if not span.choices:
+            return "is categorical and expects `choices`."
+        return "" if span.low is span.high is None else "is categorical and takes `choices` alone, no `low` or `high`."
+    if span.choices:
+        return f"is {span.type} and takes `low` and `high`, no `choices`; say `type: categorical` to choose among them."
     if span.low is None or span.high is None or span.low >= span.high:
         return f"expects `low` below `high`, not {span.low} and {span.high}."
     is_log = span.type == "loguniform" or span.log

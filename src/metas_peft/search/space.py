@@ -54,10 +54,24 @@ def _distribution(span: SearchRange) -> BaseDistribution:
 
 
 def objectives(config: RunConfig) -> tuple[tuple[str, ...], tuple[Direction, ...]]:
-    """Figures that are searched for, and Optuna's direction of each."""
+    """Figures that are searched for, and Optuna's direction of each.
+
+    Raises:
+        UsageError: A figure is named twice, or its direction is given and wrong.
+    """
     names = config.optuna.objectives
     if len(set(names)) != len(names):
         raise UsageError(f"optuna.objectives names {', '.join(names)}; name each figure once.")
-    if not names:
-        return (config.evaluation.primary_metric,), (config.optuna.direction,)
-    return names, tuple("maximize" if name in MAXIMISED else "minimize" for name in names)
+    chosen = names or (config.evaluation.primary_metric,)
+    directions = tuple(_direction(name) for name in chosen)
+    asked = config.optuna.direction
+    if not names and asked not in (None, directions[0]):
+        raise UsageError(
+            f"optuna.direction={asked} would search for the worst {chosen[0]}. Leave it out, or name another "
+            "evaluation.primary_metric."
+        )
+    return chosen, directions
+
+
+def _direction(name: str) -> Direction:
+    return "maximize" if name in MAXIMISED else "minimize"

@@ -12,14 +12,15 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from metas_peft.conf import RunConfig
 from metas_peft.core.errors import MetasPeftError
-from metas_peft.search.lease import MISSED_BEATS, Lease, Owner, Watch
+from metas_peft.search.lease import MISSED_BEATS, WORKER, Lease, Owner, Watch
 from metas_peft.search.study import SURPLUS, Search
 
 logger = logging.getLogger(__name__)
@@ -79,9 +80,7 @@ class Worker:
     def _requeue_abandoned(self) -> None:
         for trial in self.search.trials():
             if trial.state is TrialState.RUNNING and self._watch.is_abandoned(trial):
-                logger.warning("The worker of trial %d is gone; the trial is run again.", trial.number)
-                with contextlib.suppress(UpdateFinishedTrialError):
-                    self.search.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+                release(self.search.storage, trial)
 
     def _run(self, trial: optuna.Trial) -> bool:
         """Run one trial; gives whether its result went into the study."""
@@ -145,6 +144,18 @@ class Worker:
                 f"The first {len(trials)} trials all failed; the last one said: {trials[-1].user_attrs.get(ERROR)} "
                 "Correct the run file and choose another run_id."
             )
+
+
+def release(storage: Any, seen: FrozenTrial) -> None:
+    """Put a trial whose worker is gone back into the queue, unless another worker has done so since it was seen."""
+    present = storage.get_trial(seen._trial_id)
+    if present.state is not TrialState.RUNNING or Owner.of(present) != Owner.of(seen):
+        return
+    logger.warning("The worker of trial %d is gone; the trial is run again.", seen.number)
+    with contextlib.suppress(UpdateFinishedTrialError):
+        # First nobody's: whoever takes it next has no lease at once, and must not be mistaken for the one who is gone.
+        storage.set_trial_user_attr(seen._trial_id, WORKER, None)
+        storage.set_trial_state_values(seen._trial_id, TrialState.WAITING)
 
 
 def _figure(found: Mapping[str, float | None], name: str, config: RunConfig) -> float:
