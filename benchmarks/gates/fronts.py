@@ -14,6 +14,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,10 @@ from metas_peft.core.files import read_json, write_json
 from metas_peft.core.workload import Workload
 from metas_peft.devices.profiling import describe_machine, describe_software
 from metas_peft.tasks import load_task
-from metas_peft.tuning import path
 from metas_peft.tuning.context import GateSettings, Schedule, TuningContext
 from metas_peft.tuning.data import Collator, EncodedTexts, predict
 from metas_peft.tuning.loop import LoopSettings
 from metas_peft.tuning.methods import METHODS, TunedFront
-from metas_peft.tuning.methods import nested as nested_method
 from metas_peft.tuning.methods.gates import gates_front
 from metas_peft.tuning.methods.nested import nested_front
 from metas_peft.tuning.objectives import Distillation
@@ -48,10 +47,8 @@ JOINT = 300
 ROWS: dict[str, dict[str, Any]] = {
     "nested": {},
     "nested, other batches": {"seed": 5},
-    "nested, batches of 32": {"BATCH_SIZE": 32, "batches": 60, "WARMUP_BATCHES": 10, "DECAY": 0.95},
     "gates on heads and blocks, 75 steps": {"gates": ("head", "ffn_block"), "steps": 75},
     "gates on heads and blocks, 200 steps": {"gates": ("head", "ffn_block"), "steps": 200},
-    "gates on layers, heads and blocks, 200 steps": {"gates": ("layer", "head", "ffn_block"), "steps": 200},
     "uniform width": {"rule": "uniform-width"},
 }
 
@@ -122,28 +119,17 @@ class Bench:
 
     @contextmanager
     def changed(self, row: dict[str, Any]) -> Iterator[None]:
-        """What a row does differently: settings of the gates, constants of the path's search, its batches."""
-        context, names = self.context, [n for n in row if n.isupper()]
-        usual = {n: getattr(path, n) for n in names}, context.settings, context.schedule, context.gates
-        for name in names:
-            setattr(path, name, row[name])
-        nested_method.BATCH_SIZE = path.BATCH_SIZE
-        context.settings = _with(context.settings, seed=row.get("seed", 0))
-        context.schedule = _with(context.schedule, path=row.get("batches", 240))
-        context.gates = _with(
+        """What a row does differently: settings of the gates, batches of the path."""
+        context = self.context
+        usual = context.settings, context.gates
+        context.settings = replace(context.settings, seed=row.get("seed", 0))
+        context.gates = replace(
             context.gates, granularities=row.get("gates", ("head", "ffn_block")), steps=row.get("steps", 200)
         )
         try:
             yield
         finally:
-            constants, context.settings, context.schedule, context.gates = usual
-            for name, value in constants.items():
-                setattr(path, name, value)
-            nested_method.BATCH_SIZE = path.BATCH_SIZE
-
-
-def _with(settings: Any, **changes: Any) -> Any:
-    return type(settings)(**{**vars(settings), **changes})
+            context.settings, context.gates = usual
 
 
 def main() -> None:

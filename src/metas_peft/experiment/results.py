@@ -154,7 +154,7 @@ def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def rivals_block(outcome: Outcome) -> dict[str, Any]:
-    """The rivals' fronts on the outcome's device, by method; `target_measurements` are those made on it to tune them."""
+    """The rivals' fronts on the outcome's device, by method; `target_measurements` were made on it to tune them."""
     device = outcome.target.device.spec.device_id
     return {
         front.name: {
