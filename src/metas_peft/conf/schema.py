@@ -344,8 +344,8 @@ class SearchConfig:
     n_trials: int = key(20, "Number of trials of the whole study, all workers and resumptions together.", at_least=1)
     direction: Literal["maximize", "minimize"] | None = key(
         None,
-        "Whether more of `evaluation.primary_metric` is better. The figure itself says it; a direction that contradicts "
-        "it is refused.",
+        "Whether more of `evaluation.primary_metric` is better. The figure itself says so; a direction that "
+        "contradicts it is refused.",
     )
     objectives: tuple[Metric, ...] = key(
         (),
