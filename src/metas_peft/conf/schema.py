@@ -186,7 +186,11 @@ class BudgetsConfig:
     latency_ms: float | None = key(None, "Latency in ms.", above=0)
     peak_power_w: float | None = key(None, "Peak power in W.", above=0, aliases=("power_w",))
     relative: float | None = key(
-        None, "All three as a fraction of the ungated model's cost on the target.", above=0, at_most=1
+        None,
+        "All three as a fraction of the ungated model's cost on the target: of the measured one where a report says "
+        "which members hold them, of the predicted one where `mode` is `meet`.",
+        above=0,
+        at_most=1,
     )
     relative_energy: float | None = key(
         None, "The same for energy alone; it goes before `relative`.", above=0, at_most=1

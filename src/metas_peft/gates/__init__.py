@@ -3,7 +3,7 @@
 from metas_peft.gates.attach import Attachment, attach, gate_values, gated, masked
 from metas_peft.gates.decide import closing, expected_subnet
 from metas_peft.gates.files import load_gates, save_gates
-from metas_peft.gates.gate_set import GRANULARITIES, GateSet, GateValues, counts_of
+from metas_peft.gates.gate_set import GRANULARITIES, GateSet, GateValues, counts_of, network_of
 
 __all__ = [
     "GRANULARITIES",
@@ -18,5 +18,6 @@ __all__ = [
     "gated",
     "load_gates",
     "masked",
+    "network_of",
     "save_gates",
 ]

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from metas_peft.backbones import Layout
 from metas_peft.backbones.adapters import is_adapted
@@ -13,7 +12,7 @@ from metas_peft.backbones.hooks import argument, gate_layer, gate_presence, gate
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
 from metas_peft.gates.decide import expected_subnet
-from metas_peft.gates.gate_set import GRANULARITIES, GateSet, GateValues, gate_shapes
+from metas_peft.gates.gate_set import GRANULARITIES, GateSet, GateValues, gate_shapes, network_of
 
 _PASS = "_metas_gates"  # on the hidden states that enter a layer: the gates of the pass they belong to
 
@@ -65,7 +64,7 @@ def attach(gates: GateSet, model: Any) -> Attachment:
         gates: The gates.
         model: The PEFT model, or the `transformers` model that they were made for.
     """
-    network = _network(model)
+    network = network_of(model)
     decided: list[tuple[tuple[int, ...], GateValues]] = []
 
     def draw() -> GateValues | None:
@@ -97,7 +96,7 @@ def gated(
             slope reaches a value of exactly 0, nor a block's of exactly 1: hard-concrete samples are clipped there.
         granularities: Those that `draw` sets; the others cost nothing.
     """
-    with Attachment(_install(_network(model), shape, draw, granularities)):
+    with Attachment(_install(network_of(model), shape, draw, granularities)):
         yield
 
 
@@ -107,11 +106,6 @@ def masked(model: Any, shape: BackboneShape, subnet: Subnet) -> Iterator[None]:
     values = gate_values(subnet, shape)
     with gated(model, shape, lambda: values):
         yield
-
-
-def _network(model: Any) -> Any:
-    """The `transformers` model inside a PEFT model, or the model itself."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 class _Passes:

@@ -119,7 +119,7 @@ class GateSet(nn.Module):
             UnsupportedBackboneError: The model's parts cannot be located, or its adapters differ between layers.
             UsageError: Ranks are to be gated, but there are no adapters.
         """
-        network = model.get_base_model() if isinstance(model, PeftModel) else model
+        network = network_of(model)
         shape, wanted = shape_of(blueprint(network), adapter_sites(network)), tuple(granularities)
         if "rank" in wanted and not shape.sites:
             raise UsageError(
@@ -177,6 +177,11 @@ class GateSet(nn.Module):
         if "rank" in given:
             given["rank"] = given["rank"] * rank_mask(self.shape)
         return sum((values.sum() for values in given.values()), torch.zeros(()))
+
+
+def network_of(model: Any) -> Any:
+    """The `transformers` model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def rank_mask(shape: BackboneShape) -> torch.Tensor:

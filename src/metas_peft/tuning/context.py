@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from metas_peft.backbones import Layout, compact, reorder, save_adapter
 from metas_peft.backbones.adapters import lora_maps
@@ -22,7 +21,7 @@ from metas_peft.core.protocols import CostModel
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
 from metas_peft.core.workload import Workload
-from metas_peft.gates import masked
+from metas_peft.gates import masked, network_of
 from metas_peft.tuning.budgets import Limits
 from metas_peft.tuning.data import Batches, EncodedTexts
 from metas_peft.tuning.forms import CLASSES, Form
@@ -130,7 +129,7 @@ class TuningContext:
         form: Form = CLASSES,
     ) -> None:  # fmt: skip
         self.adapted = adapted
-        self.network = adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted
+        self.network = network_of(adapted)
         self.shape, self.data, self.collator, self.settings = shape, data, collator, settings
         self.schedule, self.distillation, self.gates = schedule, distillation, gates
         self.workload, self.weights, self.cost_model = workload, weights, cost_model

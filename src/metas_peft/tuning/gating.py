@@ -10,13 +10,12 @@ from typing import Any
 import torch
 import torch.distributed
 import transformers
-from peft import PeftModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from metas_peft.core.cost import METRICS
 from metas_peft.core.errors import CheckpointError, UsageError
-from metas_peft.gates import GRANULARITIES, GateSet, GateValues, load_gates, save_gates
+from metas_peft.gates import GRANULARITIES, GateSet, GateValues, load_gates, network_of, save_gates
 from metas_peft.tuning.pricing import GatePrice
 
 logger = logging.getLogger(__name__)
@@ -240,7 +239,9 @@ class GateCallback(transformers.TrainerCallback):
     def _check_mean(self, args: transformers.TrainingArguments) -> None:
         """A loss that the Trainer adds up where it should average outweighs the price."""
         parts = args.gradient_accumulation_steps * args.world_size
-        classifies = any(c.__name__.endswith("ForSequenceClassification") for c in type(_bare(self._trainer)).__mro__)
+        classifies = any(
+            c.__name__.endswith("ForSequenceClassification") for c in type(network_of(self._trainer.model)).__mro__
+        )
         if parts > 1 and classifies and self._trainer.model_accepts_loss_kwargs:
             logger.warning(
                 "A classifier's loss is a mean, but this Trainer adds up those of %d batches as if they were sums: the "
@@ -322,12 +323,6 @@ def _share(gates: GateSet, device: torch.device) -> None:
     state = gates.generator.get_state().to(device)
     torch.distributed.broadcast(state, 0)
     gates.generator.set_state(state.cpu())
-
-
-def _bare(trainer: transformers.Trainer) -> Any:
-    """The `transformers` model that is trained."""
-    model: Any = trainer.model
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _world() -> int:

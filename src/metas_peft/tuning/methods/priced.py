@@ -48,6 +48,7 @@ class EChorda(PricedMethod):
         cost_model = context.fit_on_target(
             random_prefixes(context.shape, context.target_samples, seed=context.seed + 7)
         )
+        # Energy is all it prices, also beside a method whose preference leaves energy out.
         return Price.on(cost_model, Cost(context.weights.energy_j or 1.0, 0.0, 0.0), context.shape)
 
 
