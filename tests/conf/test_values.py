@@ -163,7 +163,7 @@ def test_path_below_a_value_is_refused():
         ("hard_concrete_temperature", "model.gating.hard_concrete_temperature"),
         ("gate_sparsity_regulariser", "model.gating.gate_sparsity_regulariser"),
         ("epochs", "training.num_epochs"),
-        ("method", "method"),
+        ("front", "front"),
         ("model.name", "model.name"),
     ],
 )

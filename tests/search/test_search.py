@@ -55,7 +55,7 @@ def test_key_that_would_change_nothing_is_refused(configure):
 @pytest.mark.parametrize("name", ["method", "device", "threads"])
 def test_what_is_looked_up_by_name_is_not_searched(configure, name):
     """Trials set values alone: a method brings settings of its own, a device must exist."""
-    with pytest.raises(UnknownKeyError, match=f"{name}"):
+    with pytest.raises(UnknownKeyError, match=f"{name} is not for a search to change"):
         configure(space={name: {"type": "categorical", "choices": ["EChorda", "DiGASE"]}})
 
 

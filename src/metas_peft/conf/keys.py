@@ -172,7 +172,7 @@ def searched(name: str, where: str = "") -> Key:
     Raises:
         UnknownKeyError: No key that a search may change has this name, or several have it.
     """
-    if "." in name:
+    if "." in name or name in _NOT_SEARCHED:
         key = locate(name.split("."), where)
         if key.is_section or key.path.split(".")[0] in _NOT_SEARCHED:
             raise UnknownKeyError(f"{_place(where)}{key.path} is not for a search to change; name a key of the run.")
