@@ -32,6 +32,7 @@ from metas_peft.devices.profiling import describe_machine, describe_software
 from metas_peft.tasks import load_task
 from metas_peft.tuning.context import GateSettings, Schedule, TuningContext
 from metas_peft.tuning.data import Collator, EncodedTexts, predict
+from metas_peft.tuning.kernels import keep_kernels
 from metas_peft.tuning.loop import LoopSettings
 from metas_peft.tuning.methods import METHODS, TunedFront
 from metas_peft.tuning.methods.gates import gates_front
@@ -65,7 +66,7 @@ class Bench:
             return EncodedTexts(tokenizer(list(texts), truncation=True, max_length=128)["input_ids"], labels)
 
         self.held_out = encoded(task.holdout.texts, task.holdout.labels)
-        self.collator = Collator(tokenizer.pad_token_id)
+        self.collator = Collator(tokenizer.pad_token_id, limit=128)
         self.network = self.model.get_base_model()
         self.price = price_on_phone(self.shape, WORKLOAD)
         self.context = TuningContext(
@@ -137,6 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="what sentences.py has written")
     args = parser.parse_args()
+    keep_kernels()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -126,7 +126,7 @@ class DatasetConfig:
         at_least=2,
     )
     padding: Literal["longest", "max_length"] = key(
-        "longest", "Pad to the longest sequence of a batch, or always to `max_length`."
+        "longest", "Pad to the longest sequence of a batch, rounded up to a multiple of 8, or always to `max_length`."
     )
     batch_size: int = key(32, "Sequences per training step.", at_least=1)
     train_limit: int | None = key(None, "Use at most so many training examples (a seeded choice).", at_least=1)

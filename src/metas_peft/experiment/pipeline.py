@@ -17,6 +17,7 @@ from metas_peft.experiment.outcome import Outcome
 from metas_peft.experiment.state import RunState
 from metas_peft.experiment.training import Training, open_cache
 from metas_peft.experiment.workbench import Workbench
+from metas_peft.tuning.kernels import keep_kernels
 
 
 def run(config: RunConfig, run_dir: Path, *, bench: Workbench | None = None, progress: bool = True) -> Path:
@@ -34,6 +35,7 @@ def run(config: RunConfig, run_dir: Path, *, bench: Workbench | None = None, pro
     Raises:
         MetasPeftError: In one sentence, what went wrong; finished stages stay and are not repeated.
     """
+    keep_kernels()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     state = RunState.open(config, run_dir, bench, progress)

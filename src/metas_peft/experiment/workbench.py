@@ -190,7 +190,9 @@ class Workbench:
             train=form.encode(loaded.tokenizer, task.train, data.max_length),
             validation=form.encode(loaded.tokenizer, task.validation, data.max_length),
             collator=form.collator(
-                loaded.tokenizer.pad_token_id, data.max_length if data.padding == "max_length" else None
+                loaded.tokenizer.pad_token_id,
+                data.max_length if data.padding == "max_length" else None,
+                limit=data.max_length,
             ),
             workload=Workload(
                 batch_size=config.evaluation.batch_size, seq_len=config.evaluation.seq_len or data.max_length

@@ -10,6 +10,8 @@ from torch.utils.data import Dataset
 
 from metas_peft.core.errors import DatasetError
 
+MULTIPLE = 8
+
 
 class EncodedTexts(Dataset):  # type: ignore[type-arg]
     """Tokenised, labelled texts; each item also carries its index, by which teacher outputs are found.
@@ -26,6 +28,11 @@ class EncodedTexts(Dataset):  # type: ignore[type-arg]
         self.ids = list(ids)
         self.labels = list(labels)
         self.prompts = self.ids if prompts is None else list(prompts)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        return max((len(ids) for ids in self.ids), default=0)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,14 +61,19 @@ class Collator:
     Attributes:
         pad_token_id: Id that fills up.
         length: Fixed length, or None for the longest of the batch.
+        limit: Tokens of the longest text there can be. Where it is known, the length is rounded up to a multiple of 8,
+            not beyond it: kernels are made per shape, and few shapes are soon all made.
     """
 
     pad_token_id: int
     length: int | None = None
+    limit: int | None = None
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Tensors `input_ids`, `attention_mask` (B, T), `labels` and `index` (B,)."""
-        width = self.length or max(len(item["input_ids"]) for item in items)
+        longest = max(len(item["input_ids"]) for item in items)
+        rounded = longest if self.limit is None else min(-(-longest // MULTIPLE) * MULTIPLE, self.limit)
+        width = self.length or max(longest, rounded)
         ids = torch.full((len(items), width), self.pad_token_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, item in enumerate(items):

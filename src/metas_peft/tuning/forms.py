@@ -43,8 +43,8 @@ class Form(ABC):
         """
 
     @abstractmethod
-    def collator(self, pad_token_id: int, length: int | None) -> Batches:
-        """What pads training batches, to a fixed length or that of the longest."""
+    def collator(self, pad_token_id: int, length: int | None, limit: int | None = None) -> Batches:
+        """What pads training batches, to a fixed length or that of the longest, rounded up to at most a limit."""
 
     @abstractmethod
     def rows(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -75,9 +75,9 @@ class ClassForm(Form):
         ids = tokenizer(list(examples.texts), truncation=True, max_length=max_length)["input_ids"]
         return EncodedTexts(ids, examples.references)
 
-    def collator(self, pad_token_id: int, length: int | None) -> Collator:
+    def collator(self, pad_token_id: int, length: int | None, limit: int | None = None) -> Collator:
         """Padding on the right."""
-        return Collator(pad_token_id, length)
+        return Collator(pad_token_id, length, limit)
 
     def rows(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """The head's logits."""
@@ -93,7 +93,7 @@ class ClassForm(Form):
 
     def answer(self, model: Any, data: EncodedTexts, pad_token_id: int) -> np.ndarray:
         """The most likely class of every text."""
-        return predict(model, data, Collator(pad_token_id), self.texts_per_pass).argmax(-1).numpy()
+        return predict(model, data, Collator(pad_token_id, limit=data.longest), self.texts_per_pass).argmax(-1).numpy()
 
 
 CLASSES = ClassForm()

@@ -31,14 +31,16 @@ class AnswerCollator:
     Attributes:
         pad_token_id: Id that fills up.
         length: Fixed length, or None for the longest of the batch.
+        limit: Tokens of the longest text there can be, as in `Collator`.
     """
 
     pad_token_id: int
     length: int | None = None
+    limit: int | None = None
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Tensors `input_ids`, `attention_mask` and `labels` (B, T), `index` (B,)."""
-        batch = Collator(self.pad_token_id, self.length)([{**item, "labels": 0} for item in items])
+        batch = Collator(self.pad_token_id, self.length, self.limit)([{**item, "labels": 0} for item in items])
         labels = torch.full_like(batch["input_ids"], UNJUDGED)
         for row, item in enumerate(items):
             labels[row, : len(item["labels"])] = torch.tensor(item["labels"])
@@ -110,9 +112,9 @@ class WritingForm(Form):
             end -= 1
         return list(ids[:end])
 
-    def collator(self, pad_token_id: int, length: int | None) -> AnswerCollator:
+    def collator(self, pad_token_id: int, length: int | None, limit: int | None = None) -> AnswerCollator:
         """Padding on the right."""
-        return AnswerCollator(pad_token_id, length)
+        return AnswerCollator(pad_token_id, length, limit)
 
     # ---- training
 
@@ -150,7 +152,7 @@ class WritingForm(Form):
         device = next(model.parameters()).device
         counts = self.row_counts(data)
         found = [0.0] * len(data)
-        for batch in batches_by_length(data, AnswerCollator(pad_token_id), self.texts_per_pass):
+        for batch in batches_by_length(data, AnswerCollator(pad_token_id, limit=data.longest), self.texts_per_pass):
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
             losses = F.cross_entropy(self.rows(model, batch), self.targets(batch), reduction="none")
             places = batch["index"].tolist()
