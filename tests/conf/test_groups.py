@@ -1,5 +1,7 @@
 """Named sets of values for a section: what there is, what they replace, and sweeps over them."""
 
+from pathlib import Path
+
 import pytest
 
 from metas_peft.backbones.catalogue import BACKBONES
@@ -17,8 +19,12 @@ def test_groups_are_these_and_know_the_names_of_the_registries():
         "budgets": ["relative-40", "relative-60", "relative-80", "source"],
         "dataset": sorted(TASKS),
         "model": sorted(BACKBONES),
+        "objective_weights": ["energy", "even", "latency", "power"],
+        "optuna": ["preference", "source"],
+        "surrogate": ["roofline", "source"],
+        "training": ["quick", "small-model", "source"],
     }
-    assert len(EVERY) == 19
+    assert len(EVERY) == 30
 
 
 @pytest.mark.parametrize(("section", "name"), EVERY)
@@ -27,7 +33,7 @@ def test_every_choice_is_valid_and_is_what_its_file_says(section, name):
     values = groups.read(section, name)
     for key, value in values.items():
         if not isinstance(value, dict):
-            assert getattr(getattr(config, section), key) == value
+            assert getattr(getattr(config, section), key) == (tuple(value) if isinstance(value, list) else value)
     if "name" in values:
         assert values["name"] == name
 
@@ -37,6 +43,18 @@ def test_choice_replaces_the_run_file_and_keys_replace_the_choice():
     assert (config.dataset.name, config.dataset.max_length, config.dataset.max_new_tokens) == ("gsm8k", 512, 7)
     assert config.dataset.train_limit == 1500  # of the run file
     assert load("demo", ["budgets=relative-60"]).budgets.energy_j is None
+
+
+def test_source_s_choices_are_what_its_run_file_says():
+    """But for what the file says of its own machine: where the surrogate is kept."""
+    path = Path(__file__).parents[1] / "data" / "runs" / "proposed-iter1-Llama-2-7B-SST-2.yaml"
+    theirs, ours = load(path, []), load("demo_fast", ["training=source", "optuna=source", "objective_weights=even"])
+    for key in groups.read("training", "source"):
+        assert getattr(ours.training, key) == getattr(theirs.training, key), key
+    assert ours.optuna.search_space == theirs.optuna.search_space
+    assert ours.objective_weights == theirs.objective_weights
+    for key in ("n_hardware_tags", "calibration_samples", "calibration_method", "meta_training_devices"):
+        assert getattr(load("demo_fast", ["surrogate=source"]).surrogate, key) == getattr(theirs.surrogate, key), key
 
 
 def test_keys_of_a_choice_count_as_given():
@@ -58,8 +76,8 @@ def test_sweep_goes_over_choices_as_over_values():
     [
         ("dataset=gsm9k", UnknownNameError, "did you mean 'gsm8k'.*Single keys are set as dataset.KEY=VALUE"),
         ("dataset=sst2,nothing", UnknownNameError, "no set of values called 'nothing'"),
-        ("training=quick", RunFileError, "training is a section and expects keys"),
-        ("model/dataset=x", UsageError, "groups are the sections budgets, dataset, model"),
+        ("evaluation=quick", RunFileError, "evaluation is a section and expects keys"),
+        ("model/dataset=x", UsageError, "groups are the sections budgets, dataset, model, objective_weights, optuna, "),
     ],
 )
 def test_choice_that_does_not_exist_is_one_sentence(override, error, message):

@@ -16,8 +16,8 @@ A run file is YAML with any of the keys below; what it leaves out takes its defa
 command line, as in `metas run demo training.seed=3 device=raspberry-pi-4`. `metas run FILE --cfg job` prints
 what a file and overrides come to.
 
-Three sections can also be chosen as a whole, by the name of a set of values: `model=tiny-decoder`, `dataset=gsm8k`,
-`budgets=relative-60`. They are Hydra's groups, so that `--multirun dataset=sst2,cola method=MetaS-PEFT,EChorda` goes
+Most sections can also be chosen as a whole, by the name of a set of values: `model=tiny-decoder`, `dataset=gsm8k`,
+`objective_weights=latency`. They are Hydra's groups, so that `--multirun dataset=sst2,cola method=MetaS-PEFT,EChorda` goes
 over them; a choice replaces what the file says of the same keys, and single keys replace what a choice says.
 
 """

@@ -1,4 +1,4 @@
-"""Named sets of values for one section, chosen as a whole: `model=tiny-decoder`, `dataset=gsm8k`, `budgets=source`.
+"""Named sets of values for one section, chosen as a whole: `model=tiny-decoder`, `dataset=gsm8k`, `training=quick`.
 
 They are Hydra's config groups, one folder per section under `group/`, so that a sweep goes over them as over values. A
 choice replaces what the run file says of the same keys; keys on the command line replace what a choice says.
