@@ -94,6 +94,13 @@ def test_launcher_without_ray_is_refused(run_file, tmp_path, monkeypatch):
         on_ray(len, [("a",)], workers=1)
 
 
+@pytest.mark.parametrize(("resources", "gpus"), [({"CPU": 8.0}, 0), ({"CPU": 8.0, "GPU": 4.0}, 1), ({"GPU": 0.0}, 0)])
+def test_job_asks_for_a_gpu_where_the_cluster_has_any(resources, gpus):
+    from metas_peft.cli.cluster import needs
+
+    assert needs(resources) == {"num_cpus": 1, "num_gpus": gpus}
+
+
 @pytest.mark.usefixtures("cluster")
 def test_seeds_run_on_two_workers(run_file, tmp_path, backbone):
     told = [f"output_dir={tmp_path}", f"model.name={backbone}", "training.seed=0,1"]

@@ -3,7 +3,7 @@
 Every job is a command of ours with absolute paths, so that nodes need our package and the shared folder, no more.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def on_ray(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], *, wo
     own = {} if address else {"num_cpus": workers, "include_dashboard": False}
     ray.init(address=address, log_to_driver=True, **own)
     try:
-        remote = ray.remote(max_retries=RETRIES, num_cpus=1)(function)
+        remote = ray.remote(max_retries=RETRIES, **needs(ray.cluster_resources()))(function)
         pending = [remote.remote(*call) for call in calls]
         results, failures = [], []
         for reference in pending:
@@ -46,6 +46,14 @@ def on_ray(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], *, wo
         return results
     finally:
         ray.shutdown()
+
+
+def needs(resources: Mapping[str, float]) -> dict[str, int]:
+    """What one job asks of a cluster: a processor, and a GPU where there are any.
+
+    Ray hides the GPUs from a job that asks for none, so that it would train on processors without a word.
+    """
+    return {"num_cpus": 1, "num_gpus": int(resources.get("GPU", 0) >= 1)}
 
 
 def absolute(run: str, output_dir: str) -> tuple[str, str]:
