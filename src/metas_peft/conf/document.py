@@ -17,8 +17,8 @@ command line, as in `metas run demo training.seed=3 device=raspberry-pi-4`. `met
 what a file and overrides come to.
 
 Most sections can also be chosen as a whole, by the name of a set of values: `model=tiny-decoder`, `dataset=gsm8k`,
-`objective_weights=latency`. They are Hydra's groups, so that `--multirun dataset=sst2,cola method=MetaS-PEFT,EChorda` goes
-over them; a choice replaces what the file says of the same keys, and single keys replace what a choice says.
+`objective_weights=latency`. They are Hydra's groups, so that `--multirun dataset=sst2,cola method=MetaS-PEFT,EChorda`
+goes over them; a choice replaces what the file says of the same keys, and single keys replace what a choice says.
 
 """
 
