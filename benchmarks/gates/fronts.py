@@ -1,7 +1,7 @@
 """Which way to a front is best at equal compute? Judged on sentences that nothing is trained on.
 
     python benchmarks/study/sentences.py --data FOLDER --output SENTENCES
-    python benchmarks/gates/fronts.py --data SENTENCES     # four minutes per row, one thread
+    python benchmarks/gates/fronts.py --data SENTENCES     # two minutes per row, one thread
 
 Writes docs/benchmarks/fronts.json; a row that is in it is not made again. all-MiniLM-L6-v2 with LoRA of rank 8 on the
 whole sentences of SST-2 but a tenth, three dense epochs once; every row starts from that model and ends with the same
@@ -44,7 +44,6 @@ RESULT = STEP_RESULT.with_name("fronts.json")
 WORKLOAD = Workload(seq_len=32)
 POINTS = (0.67, 0.5, 0.34, 0.26)
 JOINT = 300
-# A path costs as much as 75 steps under gates do (on MiniLM and one thread).
 ROWS: dict[str, dict[str, Any]] = {
     "nested": {},
     "nested, other batches": {"seed": 5},
