@@ -6,7 +6,7 @@ compiles a kernel for each and keeps the last 1,024: most are thrown away before
 
 import os
 
-CAPACITY = 4096  # about half a gigabyte; more than that gained little on MiniLM once lengths were rounded
+CAPACITY = 4096  # of MiniLM's shapes, with rounded lengths, about half a gigabyte
 
 
 def keep_kernels() -> None:
