@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import pytest
+
 from metas_peft.cli.sweep import _evaluate, show
 from metas_peft.conf import values
 from metas_peft.core.files import read_json
@@ -31,6 +33,15 @@ def test_search_over_runs_is_judged_on_the_held_out_examples(settings, tmp_path,
         assert trial["values"]["hypervolume"] == scalars(results)["hypervolume"]
     # The best one keeps its models, the other one its results.
     assert sum((folder / "models").is_dir() for folder in folders) == 1
+
+
+def test_volume_is_measured_from_the_dense_quality_that_is_asked_for(main_run):
+    results = read_json(main_run / "results.json")
+    own = results["dense"]["quality"]
+    assert scalars(results, own)["hypervolume"] == pytest.approx(results["hypervolume"]["useful"], rel=1e-9)
+    best = max(m["quality"] for m in results["front"])
+    assert scalars(results, best + 0.06)["hypervolume"] == 0.0  # every member lies below the floor
+    assert scalars(results, best - 0.2)["hypervolume"] > scalars(results, best)["hypervolume"] > 0
 
 
 def test_scalars_are_those_of_the_best_and_the_cheapest_member(main_run):

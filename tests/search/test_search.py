@@ -70,6 +70,16 @@ def test_direction_follows_from_the_figure_and_a_wrong_one_is_refused(configure,
         objectives(configure(f"evaluation.primary_metric={metric}", f"optuna.direction={wrong}"))
 
 
+def test_volumes_without_a_common_reference_are_warned_about(configure, caplog):
+    said = "measured from its own dense model"
+    open_search(configure())
+    assert said in caplog.text
+    caplog.clear()
+    open_search(configure("optuna.reference_quality=0.9", run_id="with"))
+    open_search(configure("evaluation.primary_metric=quality", run_id="other"))
+    assert said not in caplog.text
+
+
 def test_search_without_a_space_is_refused(configure):
     with pytest.raises(UsageError, match="search_space is empty"):
         open_search(configure(space={}))

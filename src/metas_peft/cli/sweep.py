@@ -102,7 +102,7 @@ def _evaluate(config: "RunConfig", folder: Path) -> Mapping[str, float | None]:
 
         done = experiment.run(config, folder)
         write_report(done)
-        return scalars(read_json(done / "results.json"))
+        return scalars(read_json(done / "results.json"), config.optuna.reference_quality)
 
 
 def show(summary: Mapping[str, Any]) -> None:

@@ -357,6 +357,12 @@ class SearchConfig:
         "Quality and hyper-volume are maximised, everything else is minimised.",
         spellings=METRIC_SPELLINGS,
     )
+    reference_quality: float | None = key(
+        None,
+        "Quality of a dense model that the hyper-volumes of all trials are measured from, such as a plain run's. By "
+        "default each trial's own: then a trial that trains its dense model badly can look good.",
+        at_most=1,
+    )
     sampler: Literal["tpe", "random", "gp", "nsga-ii"] = key(
         "tpe", "Optuna's sampler.", spellings={"nsgaii": "nsga-ii"}
     )

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from metas_peft.search.storage import hidden, open_storage
 
 TRIALS = "trials"
 SURPLUS = "surplus"
+logger = logging.getLogger(__name__)
+
 _DIGEST = "metas settings"
 # What may change between two calls of one study: how much is searched, by whom, and what is kept of it.
 _FREE = ("n_trials", "storage", "keep", "heartbeat_s")
@@ -127,6 +130,11 @@ def open_search(config: RunConfig) -> Search:
         storage=storage, sampler=sampler, pruner=pruner, study_name=config.run_id, directions=list(directions),
         load_if_exists=True,
     )  # fmt: skip
+    if "hypervolume" in names and config.optuna.reference_quality is None:
+        logger.warning(
+            "Each trial's hyper-volume is measured from its own dense model, so that a badly trained one can win. Set "
+            "optuna.reference_quality to the quality of a plain run's dense model."
+        )
     settings = _settings(config, space, names, directions)
     known = study.user_attrs.get(_DIGEST)
     if known is None:
