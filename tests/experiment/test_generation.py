@@ -77,7 +77,6 @@ def test_every_reply_is_kept_and_is_what_the_member_writes(run):
         data = form.encode(tokenizer, examples_of(lines), 96)
         texts = form.answer(model, data, tokenizer.pad_token_id)["text"].tolist()
         assert texts == [line["MetaS-PEFT"][name] for line in lines]
-        assert len(set(texts)) >= 1
 
 
 def examples_of(lines):

@@ -19,6 +19,8 @@ JsonOption = Annotated[
     typer.Option("--json", metavar="FILE|-", help="Write the result as JSON; `-` prints it instead of a table."),
 ]
 
+WIDE = 250
+
 
 def say(sentence: str) -> None:
     """One sentence to standard error."""
@@ -63,9 +65,9 @@ def print_rich(renderable: Any) -> None:
     """Print something that rich draws to standard output."""
     from rich.console import Console
 
-    # A file or a pipe has no width; a table cut at 80 characters would lose figures.
+    # A file or a pipe has no width; a table that is cut or folded there would lose figures.
     console = Console(highlight=False, markup=False)
-    Console(highlight=False, markup=False, width=console.width if console.is_terminal else 160).print(renderable)
+    Console(highlight=False, markup=False, width=console.width if console.is_terminal else WIDE).print(renderable)
 
 
 def log_to_stderr() -> None:

@@ -1,6 +1,6 @@
 """Every key of a run file: its type, its default and what it does.
 
-The source's run files are valid as they are. Values are checked in `build.py`; nothing here opens a file or a
+The source's run files are valid as they are. Values are checked in `values.py`; nothing here opens a file or a
 device. `docs/run-files.md` is written from this file.
 """
 
@@ -97,7 +97,9 @@ class DatasetConfig:
         "`OWNER/NAME` on the hub.",
     )
     source: str | None = key(
-        None, "Where to look: `huggingface:OWNER/NAME`, `builtin`, or nothing for path, hub and built-in in this order."
+        None,
+        "Where to look: `huggingface:OWNER/NAME`, `local` (`path` or a folder under METAS_DATA, and nowhere else), "
+        "`builtin`, or nothing for path, hub and built-in in this order.",
     )
     path: str | None = key(None, "Local folder or file that holds the data.")
     text_column: str | None = key(None, "Column of the texts; default: `text` or `sentence`.")
