@@ -63,7 +63,7 @@ def objectives(config: RunConfig) -> tuple[tuple[str, ...], tuple[Direction, ...
     if len(set(names)) != len(names):
         raise UsageError(f"optuna.objectives names {', '.join(names)}; name each figure once.")
     chosen = names or (config.evaluation.primary_metric,)
-    directions = tuple(_direction(name) for name in chosen)
+    directions: tuple[Direction, ...] = tuple(_direction(name) for name in chosen)
     asked = config.optuna.direction
     if not names and asked not in (None, directions[0]):
         raise UsageError(
