@@ -47,7 +47,7 @@ def test_sweep_keeps_one_value_for_a_dry_run():
         ("foo", UsageError, "Write key=value"),
         ("training.seed=[1", UsageError, "cannot be read"),
         ("--trials", UsageError, "No such option: --trials"),
-        ("training=short,long", RunFileError, "training is a section"),
+        ("evaluation=short,long", RunFileError, "evaluation is a section"),
         ("model/peft=lora", UsageError, "write key=value"),
     ],
 )

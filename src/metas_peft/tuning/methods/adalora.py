@@ -84,7 +84,8 @@ class AdaLora(Method):
         batch = context.check_batch()
         model.eval()
         with torch.no_grad():
-            expected = context.form.rows(model, batch)
+            # Not the PEFT model itself: where the Trainer has autocast it, it goes on to.
+            expected = context.form.rows(model.get_base_model(), batch)
             merged = model.merge_and_unload()
             whole = compact(merged, shape_of(merged), Subnet.dense(shape_of(merged)))
             gap = float((context.form.rows(whole, batch) - expected).abs().max())
