@@ -157,6 +157,23 @@ def test_runs_on_other_devices_or_tasks_are_other_cells(make_run, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "is_doubted"),
+    [
+        ({"latency_ms": 80.0}, {"latency_ms": 80.0}, False),
+        ({"latency_ms": 80.0}, {"latency_ms": 81.0}, False),  # a fraction of two measurements of the dense model
+        ({"latency_ms": 80.0}, {"latency_ms": 96.0}, True),
+        ({"latency_ms": 80.0}, {"energy_j": 6.0}, True),
+        ({"latency_ms": 80.0, "energy_j": 6.0}, {"energy_j": 6.0}, True),
+    ],
+)
+def test_budgets_that_differ_by_more_than_noise_are_doubted(make_run, tmp_path, first, second, is_doubted):
+    for name, seed, limits in (("a", 0, first), ("b", 1, second)):
+        make_run(name, seed=seed, budgets={"limits": limits})
+    (cell,) = compare([tmp_path / "runs"], draws=0)
+    assert any("different budgets" in note for note in cell.notes) == is_doubted
+
+
 def test_runs_of_other_settings_are_variants_named_by_them(make_run, tmp_path):
     make_run("a", seed=0, config={"training": {"seed": 0, "num_epochs": 2}})
     make_run("b", seed=1, config={"training": {"seed": 1, "num_epochs": 2}})

@@ -189,7 +189,8 @@ def _doubts(entries: Sequence[Entry], summaries: Sequence[MethodSummary]) -> lis
                 "measured against their mean."
             )
     named = {frozenset(e.limits) for e in entries}
-    spans = [[e.limits[m] for e in entries] for m in min(named, key=len)]
+    shared = frozenset.intersection(*named)
+    spans = [[e.limits[m] for e in entries] for m in shared]
     # Relative budgets are fractions of each run's own measurement of the dense model.
     if len(named) > 1 or any(max(span) > SAME_BUDGET * min(span) for span in spans):
         found.append("The runs have different budgets; their volumes within budgets do not compare.")
