@@ -4,7 +4,7 @@
 
 SENTENCES is what sentences.py beside this file writes. The source's own run files are searched as they are, but for
 backbone and size of the data; gates, ranges and directions are theirs. All volumes are measured from the same dense
-quality, that of the study of methods; EChorda's search is offered members down to a twentieth of the operations.
+quality; EChorda's search is offered members down to a twentieth of the operations.
 Resumable, and a second process with the same command is a second worker. After the last trial
 docs/benchmarks/study_searches.json holds best trials, importance of keys, and whether EChorda's search, whose objective
 has no floor of quality, ends in models that are no use.
@@ -26,7 +26,7 @@ from metas_peft.search import Search, Worker, open_search, summarise, write_best
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "tests" / "data" / "runs"
-DENSE = 0.87  # mean accuracy of the dense models in docs/benchmarks/study_sst2.json
+DENSE = 0.87  # a round figure near the dense models of the study of methods; fixed, so that a search can be resumed
 FILES = {
     "proposed-iter1-Llama-2-7B-SST-2": (f"optuna.reference_quality={DENSE}",),
     "comparative-1-iter1-Llama-2-7B-SST-2": ("evaluation.operating_points=[0.67,0.5,0.34,0.26,0.1,0.05]",),

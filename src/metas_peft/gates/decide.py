@@ -49,7 +49,7 @@ def closing(values: GateValues, shape: BackboneShape, granularities: Collection[
         granularities: What is gated.
 
     Yields:
-        The whole backbone first; each of the others is smaller than the one before it.
+        The whole backbone first; each of the others lies within the one before it.
     """
     whole = Subnet.dense(shape)
     yield whole

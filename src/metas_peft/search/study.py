@@ -19,10 +19,10 @@ from metas_peft.search.samplers import make_pruner, make_sampler
 from metas_peft.search.space import Direction, distributions, objectives
 from metas_peft.search.storage import hidden, open_storage
 
-TRIALS = "trials"
-SURPLUS = "surplus"
 logger = logging.getLogger(__name__)
 
+TRIALS = "trials"
+SURPLUS = "surplus"
 _DIGEST = "metas settings"
 # What may change between two calls of one study: how much is searched, by whom, and what is kept of it.
 _FREE = ("n_trials", "storage", "keep", "heartbeat_s")

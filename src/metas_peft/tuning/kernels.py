@@ -6,7 +6,7 @@ compiles a kernel for each and keeps the last 1,024: most are thrown away before
 
 import os
 
-CAPACITY = 4096  # of MiniLM's shapes, with rounded lengths, about half a gigabyte
+CAPACITY = 4096  # with rounded lengths; each kernel takes memory, so that more is not better
 
 
 def keep_kernels() -> None:
