@@ -10,7 +10,7 @@ from metas_peft.core.errors import RunFileError, UnknownKeyError, UsageError
 
 def test_every_key_says_what_it_does_and_has_a_default():
     keys = list(walk())
-    assert len([k for k in keys if not k.is_section]) == 99
+    assert len([k for k in keys if not k.is_section]) == 101
     assert len([k for k in keys if k.is_section]) == 14
     for key in keys:
         assert key.rule.doc.endswith("."), key.path
@@ -94,6 +94,7 @@ def test_value_is_taken_in_the_type_of_the_schema(path, value, expected):
         ("evaluation.operating_points", [1.2], "at most 1"),
         ("surrogate.meta_training_devices", [], "is empty"),
         ("surrogate.calibration_samples", 1, "0 or at least 2"),
+        ("model.gating.gate_ramp", 0.05, "at least gate_warmup (0.1), not 0.05"),
         ("budgets.relative", 1.5, "(above 0 and at most 1)"),
     ],
 )

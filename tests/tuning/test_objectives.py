@@ -8,8 +8,9 @@ from metas_peft.core.cost import Cost
 from metas_peft.gates import GateSet
 from metas_peft.testing.tiny import tiny_adapted
 from metas_peft.testing.tuning import tiny_cost_model, tiny_texts
+from metas_peft.tuning.context import GateSettings
 from metas_peft.tuning.data import Collator
-from metas_peft.tuning.methods.gates import RAMP, WARMUP, GatesObjective
+from metas_peft.tuning.methods.gates import GatesObjective
 from metas_peft.tuning.objectives import Distillation, DistilledObjective, TaskObjective, Teacher
 from metas_peft.tuning.pricing import Price
 
@@ -135,20 +136,23 @@ class Constant:
         return torch.tensor(0.25)
 
 
-def test_gates_are_held_open_then_priced_with_a_rising_weight():
+@pytest.mark.parametrize(("warmup", "ramp", "half_way"), [(0.1, 0.3, 20), (0.4, 0.8, 60), (0.2, 0.2, None)])
+def test_gates_are_held_open_then_priced_with_a_rising_weight(warmup, ramp, half_way):
     shape = tiny_adapted("bert")[1]
     gates = GateSet(shape, ("layer", "head", "ffn_block"), start=0.8)
     price = Price.on(tiny_cost_model(shape), Cost(1.0, 1.0, 1.0), shape)
-    objective = GatesObjective(gates, Constant(), price, sparsity=0.01)
+    objective = GatesObjective(
+        gates, Constant(), price, GateSettings(gates.granularities, 2 / 3, 0.01, 0.05, 100, warmup, ramp)
+    )
     cost, penalty = float(price(gates.soft_counts()).detach()), float(gates.penalty().detach())
     for step in range(1, 101):
         value = float(torch.as_tensor(objective.loss(None, {})).detach())
-        if step <= 100 * WARMUP:
+        if step <= 100 * warmup:
             assert value == 0.25
             assert objective.draw() is None
-        elif step > 100 * RAMP + 1:
+        elif step > 100 * ramp + 1:
             assert value == pytest.approx(0.25 + cost + 0.01 * penalty, rel=1e-5)
-        elif step == 21:  # half way up
+        elif half_way is not None and step == half_way + 1:
             assert value == pytest.approx(0.25 + 0.5 * cost + 0.01 * penalty, rel=1e-5)
         objective.after_step(step, 100)
     assert any((v < 1).any() for v in vars(objective.draw()).values())

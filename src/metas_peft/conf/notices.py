@@ -128,6 +128,8 @@ _HARD_CONCRETE = (
     "model.gating.hard_concrete_temperature",
     "model.gating.gate_sparsity_regulariser",
     "model.gating.gate_learning_rate",
+    "model.gating.gate_warmup",
+    "model.gating.gate_ramp",
     "model.gating.granularity",
 )
 _GATE_KEYS = (*_HARD_CONCRETE, "training.gate_steps")

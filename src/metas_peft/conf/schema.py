@@ -63,6 +63,14 @@ class GatingConfig:
         aliases=("gate_sparsity_regularizer",),
     )
     gate_learning_rate: float = key(0.05, "Learning rate of the gates' log-odds.", above=0)
+    gate_warmup: float = key(0.1, "Part of `training.gate_steps` in which all gates stay open.", at_least=0, below=1)
+    gate_ramp: float = key(
+        0.3,
+        "Part of `training.gate_steps` after which the price has its full weight; it rises from the end of "
+        "`gate_warmup`.",
+        at_least=0,
+        at_most=1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

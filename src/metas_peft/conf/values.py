@@ -243,6 +243,12 @@ def _check_together(config: RunConfig, where: Where) -> None:
     points = config.evaluation.operating_points
     if not 1 <= len(set(points)) == len(points) <= 20:
         raise refuse("evaluation.operating_points", f"expects one to twenty different fractions, not {list(points)!r}.")
+    gating = config.model.gating
+    if gating.gate_ramp < gating.gate_warmup:
+        raise refuse(
+            "model.gating.gate_ramp",
+            f"expects at least gate_warmup ({gating.gate_warmup:g}), not {gating.gate_ramp:g}.",
+        )
     if config.surrogate.calibration_samples == 1:
         raise refuse("surrogate.calibration_samples", "expects 0 or at least 2: one point fits no scale and shift.")
     if not config.surrogate.meta_training_devices:

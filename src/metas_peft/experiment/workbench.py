@@ -232,7 +232,7 @@ class Workbench:
         g = self.config.model.gating
         return GateSettings(
             tuple(g.granularity), g.hard_concrete_temperature, g.gate_sparsity_regulariser, g.gate_learning_rate,
-            self.config.training.gate_steps,
+            self.config.training.gate_steps, g.gate_warmup, g.gate_ramp,
         )  # fmt: skip
 
     def schedule(self) -> Schedule:

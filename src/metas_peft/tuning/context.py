@@ -48,6 +48,8 @@ class GateSettings:
         sparsity: Weight of the sum of P(z > 0).
         learning_rate: Rate of the log-odds.
         steps: Optimiser steps.
+        warmup: Fraction of the steps in which the gates stay open.
+        ramp: Fraction of the steps after which the price has its full weight, at least `warmup`.
     """
 
     granularities: tuple[str, ...]
@@ -55,6 +57,8 @@ class GateSettings:
     sparsity: float
     learning_rate: float
     steps: int
+    warmup: float = 0.1
+    ramp: float = 0.3
 
 
 @dataclass(frozen=True)

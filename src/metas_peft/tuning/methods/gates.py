@@ -15,7 +15,7 @@ import torch
 from metas_peft.core.subnet import Subnet
 from metas_peft.gates import GateSet, GateValues, closing, gated
 from metas_peft.tuning.budgets import BudgetPrice
-from metas_peft.tuning.context import TuningContext
+from metas_peft.tuning.context import GateSettings, TuningContext
 from metas_peft.tuning.gating import ramp, unmoved
 from metas_peft.tuning.methods.base import TunedFront
 from metas_peft.tuning.methods.nested import joint_front
@@ -26,8 +26,6 @@ from metas_peft.tuning.pricing import GatePrice, Price, flops_fraction
 
 logger = logging.getLogger(__name__)
 
-WARMUP, RAMP = 0.1, 0.3  # fractions of the steps: gates held open, then the cost's weight rises
-
 
 class GatesObjective:
     """Distilled loss under sampled gates, plus the price of the expected gates and the sparsity regulariser.
@@ -36,12 +34,12 @@ class GatesObjective:
         gates: The gates.
         distilled: Loss of a pass.
         price: Weighted relative cost, or budgets.
-        sparsity: Weight of the sum of P(z > 0).
+        settings: Weight of the sum of P(z > 0), length of warm-up and ramp.
     """
 
-    def __init__(self, gates: GateSet, distilled: DistilledObjective, price: GatePrice, sparsity: float) -> None:
-        self._gates, self._distilled, self._price, self._sparsity = gates, distilled, price, sparsity
-        self._ramp = 0.0
+    def __init__(self, gates: GateSet, distilled: DistilledObjective, price: GatePrice, settings: GateSettings) -> None:
+        self._gates, self._distilled, self._price, self._settings = gates, distilled, price, settings
+        self._ramp = ramp(0.0, settings.warmup, settings.ramp)
 
     def draw(self) -> GateValues | None:
         """Samples, or none during the warm-up."""
@@ -53,13 +51,13 @@ class GatesObjective:
         if self._ramp == 0:
             return loss
         cost = self._price(self._gates.soft_counts())
-        return loss + self._ramp * cost + self._sparsity * self._gates.penalty()
+        return loss + self._ramp * cost + self._settings.sparsity * self._gates.penalty()
 
     def after_step(self, step: int, steps: int) -> None:
         """Raise the cost's weight from 0 to 1 between the end of the warm-up and the end of the ramp."""
         if self._ramp > 0:
             self._price.after_step(self._gates.soft_counts())
-        self._ramp = ramp(step / steps, WARMUP, RAMP)
+        self._ramp = ramp(step / steps, self._settings.warmup, self._settings.ramp)
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def train_gates(context: TuningContext, price: Price, granularities: Sequence[st
     gates = GateSet(shape, granularities, temperature=settings.temperature, seed=context.seed)
     before = gates.expectations()
     pressing: GatePrice = price if context.limits is None else BudgetPrice(context.limits)
-    objective = GatesObjective(gates, context.distilled(), pressing, settings.sparsity)
+    objective = GatesObjective(gates, context.distilled(), pressing, settings)
     with gated(context.network, shape, objective.draw, granularities):
         context.fit(objective, settings.steps, "gates", offset=1,
                     gates=list(gates.parameters()), gate_rate=settings.learning_rate)  # fmt: skip
