@@ -297,6 +297,13 @@ def test_gradients_that_would_be_wrong_are_refused(tmp_path):
         Run(tmp_path, **how).train()
 
 
+def test_reentrant_checkpointing_of_the_model_itself_is_refused(tmp_path):
+    run = Run(tmp_path)
+    run.model.activation_checkpointing_enable({"use_reentrant": True})
+    with pytest.raises(UsageError, match="Re-entrant checkpointing"):
+        run.train()
+
+
 def test_evaluation_runs_the_subnet_that_would_be_cut(tmp_path):
     run = Run(tmp_path, steps=6, callback={"sparsity": 0.5, "warmup": 0.0}).train()
     run.model.eval()

@@ -1,5 +1,6 @@
 """Gates in any `transformers.Trainer`: a callback that trains, reports, saves and restores them."""
 
+import functools
 import json
 import logging
 from collections.abc import Mapping
@@ -140,7 +141,7 @@ class GateCallback(transformers.TrainerCallback):
         self, args: transformers.TrainingArguments, state: transformers.TrainerState, control: Any, **kwargs: Any
     ) -> None:
         """Take up the gates of the checkpoint, if training resumes, and bring all processes to the same gates."""
-        _check(args)
+        _check(args, kwargs.get("model"))
         self._check_mean(args)
         if state.global_step:
             self._resume(args, state)
@@ -334,7 +335,7 @@ def _folder(args: transformers.TrainingArguments, state: transformers.TrainerSta
     return Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
 
 
-def _check(args: transformers.TrainingArguments) -> None:
+def _check(args: transformers.TrainingArguments, model: Any) -> None:
     """Refuse what would train the gates wrongly."""
     if args.n_gpu > 1:
         raise UsageError(
@@ -345,9 +346,19 @@ def _check(args: transformers.TrainingArguments) -> None:
         raise UsageError(
             "fp16 scales the loss, and with it the gradients of the gates, by a factor that changes. Use bf16=True."
         )
-    how = getattr(args, "activation_checkpointing_kwargs", None) or getattr(args, "gradient_checkpointing_kwargs", None)
-    if (how or {}).get("use_reentrant"):
+    asked = getattr(args, "activation_checkpointing_kwargs", None) or getattr(
+        args, "gradient_checkpointing_kwargs", None
+    )
+    if (asked or {}).get("use_reentrant") or _checkpoints_reentrantly(model):
         raise UsageError(
             "Re-entrant checkpointing computes gates a second time with no way back to their log-odds. Use "
             "gradient_checkpointing_kwargs={'use_reentrant': False}, the default."
         )
+
+
+def _checkpoints_reentrantly(model: Any) -> bool:
+    """Whether the model was told so itself, whatever the Trainer's arguments say."""
+    if model is None:
+        return False
+    functions = (getattr(module, "_gradient_checkpointing_func", None) for module in model.modules())
+    return any(isinstance(f, functools.partial) and f.keywords.get("use_reentrant") for f in functions)
