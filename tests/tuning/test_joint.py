@@ -42,7 +42,7 @@ def test_joint_training_takes_one_member_of_each_half_and_reaches_all(count):
     assert all(s in lower for s in visits.seen[1::2])
 
 
-def test_joint_training_draws_what_ships_in_half_of_its_draws():
+def test_joint_training_draws_what_ships_in_most_of_its_draws():
     adapted, shape = tiny_adapted("bert")
     members = [Subnet.prefix([4, 4, 4], [12 - i] * 3) for i in range(12)]
     shipped = [members[0], members[3], members[11]]
@@ -51,9 +51,9 @@ def test_joint_training_draws_what_ships_in_half_of_its_draws():
         objective = JointObjective(view, visits, members, shipped, seed=0)
         for _ in range(600):
             objective.loss(None, {})
-    # Half of the draws are of the shipped ones alone, the other half of all six of a half of the members.
+    # Three quarters of the draws are of the shipped ones alone, the others of all six of a half of the members.
     share = [sum(s in shipped for s in visits.seen[half::2]) / 600 for half in (0, 1)]
-    assert share == pytest.approx([0.5 + 0.5 * 2 / 6, 0.5 + 0.5 * 1 / 6], abs=0.07)
+    assert share == pytest.approx([0.75 + 0.25 * 2 / 6, 0.75 + 0.25 * 1 / 6], abs=0.05)
     assert set(visits.seen) == set(members)
 
 

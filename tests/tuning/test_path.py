@@ -99,6 +99,33 @@ def test_importance_is_squared_so_that_its_sign_does_not_matter():
     assert first_removed(EVEN, slopes(4, {1: -0.5, 2: 0.6}), slopes(12, {0: -2.0})) == ("head", 1)
 
 
+def kept_after(price, head, block, end):
+    """What a path leaves when the slopes of the loss are given."""
+    adapted, shape = tiny_adapted("bert")
+    with nested(adapted.get_base_model(), shape) as view:
+        search = PathSearch(view, Slopes(view, head, block), price, TINY_WORKLOAD, end=end)
+        search.run(None, itertools.repeat({}), 60, progress=False)
+    return [(len(plan.heads), len(plan.ffn_blocks)) for plan in search.current.layers]
+
+
+@pytest.mark.parametrize("end", [0.7, 0.5, 0.3])
+def test_units_of_equal_worth_go_evenly(end):
+    kept = kept_after(EVEN, slopes(4), slopes(12), end)
+    for left, in_all in zip(zip(*kept, strict=True), (4, 12), strict=True):
+        assert max(left) - min(left) <= 1
+        assert abs(sum(left) / (3 * in_all) - end) < 0.15
+
+
+def test_few_units_that_are_left_count_for_more():
+    # Layer 0's units are worth half of the others': at a scarcity of 1 it keeps half of what they keep.
+    rows = [np.ones((3, n)) for n in (4, 12)]
+    for row in rows:
+        row[0] = 0.5**0.5
+    kept = kept_after(EVEN, *(row.tolist() for row in rows), 0.5)
+    assert kept[0][1] == pytest.approx(kept[1][1] / 2, abs=1)
+    assert kept[0][0] >= 1
+
+
 def walk(cost_model=None, weights=None, count=60, end=0.3, seed=0, family="bert"):
     """A path through a tiny model that teaches itself."""
     context = tiny_context(family, seed=seed, operating_points=(0.8, end))

@@ -10,6 +10,8 @@ from metas_peft.core.subnet import Subnet
 from metas_peft.tuning.members import MemberView
 from metas_peft.tuning.objectives import DistilledObjective
 
+SHIPPED = 0.75  # of the draws; the others are for members that `metas deploy` may cut from the same weights
+
 
 class JointObjective:
     """Distilled training of many members at once: each step one of the larger and one of the smaller half.
@@ -20,7 +22,7 @@ class JointObjective:
         view: The model as its members.
         distilled: The loss.
         members: Subnets to train, largest first.
-        shipped: Those of them that will be cut out; drawn alone in half of the draws, if a half has any.
+        shipped: Those of them that will be cut out; `SHIPPED` of the draws are among them alone, if a half has any.
         seed: Seed of the sampling.
 
     Attributes:
@@ -38,15 +40,14 @@ class JointObjective:
         self._view, self._distilled = view, distilled
         middle = max(1, len(members) // 2)
         self.halves = [half for half in (members[:middle], members[middle:]) if half]
-        # Per half the pools to draw from, each as often as the other.
-        self._pools = [[half, [s for s in half if s in shipped] or half] for half in self.halves]
+        self._pools = [(half, [s for s in half if s in shipped] or half) for half in self.halves]
         self._rng = np.random.default_rng(seed)
 
     def loss(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Mean distilled loss over one member of each half."""
         losses = []
-        for pools in self._pools:
-            pool = pools[int(self._rng.integers(len(pools)))]
+        for every, shipped in self._pools:
+            pool = shipped if self._rng.random() < SHIPPED else every
             self._view.activate(pool[int(self._rng.integers(len(pool)))])
             losses.append(self._distilled.loss(model, batch))
         return torch.stack(losses).mean()

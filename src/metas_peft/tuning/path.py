@@ -2,7 +2,7 @@
 
 Each kept head and FFN block of the trained dense model carries a gate fixed at 1; the running mean of the squared
 gradient of the loss with respect to it says how much the loss would feel its removal. The unit with the least
-importance per *predicted marginal cost on the target* goes first. The marginal cost is the gradient of the weighted
+importance per *predicted marginal cost on the target* goes first; where few of its kind are left it counts for more. The marginal cost is the gradient of the weighted
 cost through the cost model: this is where the device decides what is removed. Nothing is trained meanwhile.
 """
 
@@ -25,6 +25,10 @@ BATCH_SIZE = 8
 DECAY = 0.98  # of the running mean of squared gradients
 WARMUP_BATCHES = 40  # before the first removal; with fewer batches everything goes after the last
 SCHEDULE_POWER = 1.5
+# An importance is that of one unit while all others stay. The fewer a sub-layer has left, the more each has to carry
+# once the model is trained without the others, which importances of the untrained model do not tell: they are divided
+# by the part that is left, to this power. At 0 whole sub-layers go early; the higher, the nearer to equal widths.
+SCARCITY = 1.0
 SAVE_EVERY = 0.02  # of the dense FLOPs
 # Of a fraction that is compared with an operating point: half of the layers have 50.005 % of the operations, the head's
 # included.
@@ -134,9 +138,10 @@ class PathSearch:
         for name, counts, price in (("head", self._heads, per_head), ("ffn_block", self._blocks, per_block)):
             for i, count in enumerate(counts):
                 if count:
+                    units = self._scores[name][i]
                     # The last two units: one alone is too noisy an estimate.
-                    score = self._scores[name][i, max(0, count - 2) : count].mean() / price[i]
-                    best = min(best, (float(score), name, i))
+                    importance = units[max(0, count - 2) : count].mean() * (len(units) / count) ** SCARCITY
+                    best = min(best, (float(importance / price[i]), name, i))
         _, name, i = best
         if self._heads.sum() + self._blocks.sum() == 1:
             self._fraction = 0.0  # one unit must remain: the path ends here
