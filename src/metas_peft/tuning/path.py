@@ -2,8 +2,9 @@
 
 Each kept head and FFN block of the trained dense model carries a gate fixed at 1; the running mean of the squared
 gradient of the loss with respect to it says how much the loss would feel its removal. The unit with the least
-importance per *predicted marginal cost on the target* goes first; where few of its kind are left it counts for more. The marginal cost is the gradient of the weighted
-cost through the cost model: this is where the device decides what is removed. Nothing is trained meanwhile.
+importance per *predicted marginal cost on the target* goes first; where few of its kind are left it counts for more.
+The marginal cost is the gradient of the weighted cost through the cost model: this is where the device decides what is
+removed. Nothing is trained meanwhile.
 """
 
 from collections.abc import Iterable
