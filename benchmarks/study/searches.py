@@ -5,32 +5,38 @@
 SENTENCES is what sentences.py beside this file writes. The source's own run files are searched as they are, but for
 backbone and size of the data; gates, ranges and directions are theirs. All volumes are measured from the same dense
 quality; EChorda's search is offered members down to a twentieth of the operations.
-Resumable, and a second process with the same command is a second worker. After the last trial
-docs/benchmarks/study_searches.json holds best trials, importance of keys, and whether EChorda's search, whose objective
-has no floor of quality, ends in models that are no use.
+Resumable, on another machine too: every finished trial is a row of docs/benchmarks/study_searches.jsonl, and a search
+whose folder is not there begins with those. A second process with the same command is a second worker; `--only EChorda`
+gives one search a process of its own. docs/benchmarks/study_searches.json holds best trials, importance of keys, and
+whether EChorda's search, whose objective has no floor of quality, ends in models that are no use.
 """
 
 import argparse
+import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from optuna.trial import TrialState, create_trial
 
 from metas_peft import experiment
 from metas_peft.conf import RunConfig
 from metas_peft.conf.compose import load
-from metas_peft.core.files import read_json, write_json
+from metas_peft.core.files import read_json, write_json, write_text
 from metas_peft.report.scalars import scalars
 from metas_peft.search import Search, Worker, open_search, summarise, write_best
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "tests" / "data" / "runs"
 DENSE = 0.87  # a round figure near the dense models of the study of methods; fixed, so that a search can be resumed
-FILES = {
-    "proposed-iter1-Llama-2-7B-SST-2": (f"optuna.reference_quality={DENSE}",),
-    "comparative-1-iter1-Llama-2-7B-SST-2": ("evaluation.operating_points=[0.67,0.5,0.34,0.26,0.1,0.05]",),
-}
+FILES: dict[str, dict[str, Any]] = {
+    "proposed-iter1-Llama-2-7B-SST-2": {"method": "MetaS-PEFT", "own": (f"optuna.reference_quality={DENSE}",)},
+    "comparative-1-iter1-Llama-2-7B-SST-2": {
+        "method": "EChorda", "own": ("evaluation.operating_points=[0.67,0.5,0.34,0.26,0.1,0.05]",),
+    },
+}  # fmt: skip
 # What a small model on a small machine needs; everything else is the source's.
 SCALE = (
     "model.name=minilm",
@@ -43,6 +49,8 @@ SCALE = (
     "controller.inputs=100",
 )
 USEFUL = 0.05
+MEMBER = ("name", "quality", "flops_fraction", "energy_j", "latency_ms", "peak_power_w", "origin")
+Figures = Mapping[str, float | None]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -52,49 +60,97 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "study")
     parser.add_argument("--record", type=Path, default=ROOT / "docs" / "benchmarks")
+    parser.add_argument("--only", choices=[rule["method"] for rule in FILES.values()], help="one of the two searches")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of every run, for a quick look")
     args = parser.parse_args(arguments)
     if args.data:
         os.environ["METAS_DATA"] = args.data
-    found: dict[str, Any] = {}
+    # A quick look must not pass for the study, nor its numbers stand beside it.
     kind = "" if not args.overrides else "_with_overrides"
-    for name, own in FILES.items():
-        options = [*SCALE, *own, f"output_dir={args.output}", f"optuna.n_trials={args.trials}", *args.overrides]
+    record = Record(args.record / f"study_searches{kind}.jsonl")
+    for name, rule in FILES.items():
+        if args.only not in (None, rule["method"]):
+            continue
+        options = [*SCALE, *rule["own"], f"output_dir={args.output}", f"optuna.n_trials={args.trials}", *args.overrides]
         search = open_search(load(RUNS / f"{name}.yaml", options))
+        record.bring_back(search, name)
+
+        def evaluate(config: RunConfig, folder: Path, search: Search = search, name: str = name) -> Figures:
+            record.note(search, name)  # what was told to the study since
+            results = read_json(experiment.run(config, folder, progress=False) / "results.json")
+            return scalars(results, config.optuna.reference_quality)
+
         Worker(search, evaluate).run()
+        record.note(search, name)
         write_best(search)
-        found[name] = {**summarise(search), "collapse": collapse(search)}
-        write_json(args.record / f"study_searches{kind}.json", {
+        path = args.record / f"study_searches{kind}.json"
+        found = read_json(path)["searches"] if path.exists() else {}
+        found[name] = {**summarise(search), "collapse": collapse(search, record.rows(name))}
+        write_json(path, {
             "command": "python benchmarks/study/searches.py --data SENTENCES",
-            "overrides": {name: [*SCALE, *own, *args.overrides] for name, own in FILES.items()},
+            "overrides": {name: [*SCALE, *rule["own"], *args.overrides] for name, rule in FILES.items()},
             "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
             "searches": found,
         })  # fmt: skip
 
 
-def evaluate(config: RunConfig, folder: Path) -> Mapping[str, float | None]:
-    """Run one experiment and give its figures."""
-    results = read_json(experiment.run(config, folder, progress=False) / "results.json")
-    return scalars(results, config.optuna.reference_quality)
+class Record:
+    """Finished trials of all searches, a JSON line each.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def rows(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Those of one search, or all."""
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        return [row for row in map(json.loads, lines) if name in (None, row["search"])]
+
+    def note(self, search: Search, name: str) -> None:
+        """Add the finished trials that have no row yet."""
+        rows = self.rows()
+        there = {row["number"] for row in rows if row["search"] == name}
+        for trial in search.trials():
+            path = search.run_folder(trial.number, 0) / "results.json"
+            if trial.state is not TrialState.COMPLETE or trial.number in there or not path.exists():
+                continue
+            results = read_json(path)
+            rows.append({
+                "search": name, "number": trial.number, "params": dict(trial.params), "values": trial.values,
+                "seconds": results["seconds"]["total"], "dense_quality": results["dense"]["quality"],
+                "dense_energy_j": results["dense"]["energy_j"], "chance_quality": results["chance_quality"],
+                "front": [{key: member[key] for key in MEMBER} for member in results["front"]],
+            })  # fmt: skip
+        write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def bring_back(self, search: Search, name: str) -> None:
+        """Give a study that has no trial yet those of the record."""
+        if search.trials():
+            return
+        for row in sorted(self.rows(name), key=lambda row: row["number"]):
+            search.study.add_trial(
+                create_trial(params=row["params"], distributions=dict(search.space), values=row["values"])
+            )
 
 
-def collapse(search: Search) -> dict[str, Any]:
+def collapse(search: Search, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Whether the optimum is a model of any use, and the cheapest model of some use in any trial.
 
     Of use is what comes within five points of the study's dense model: a trial's own may be badly trained. Operating
     points bound how small a member gets, so a collapse shows in quality, not in a cost of zero.
     """
     best, *_ = search.best()
-    useful = []
-    for trial in search.trials():
-        path = search.run_folder(trial.number, 0) / "results.json"
-        if trial.state.name != "COMPLETE" or not path.exists():
-            continue
-        results = read_json(path)
-        rows = [m for m in results["front"] if m["quality"] >= DENSE - USEFUL and m["energy_j"] is not None]
-        useful += [{"trial": trial.number, **figures(m, results)} for m in rows]
-    results = read_json(search.run_folder(best.number, 0) / "results.json")
-    cheapest = figures(min(results["front"], key=lambda m: m["energy_j"]), results)
+    useful = [
+        {"trial": row["number"], **figures(member, row)}
+        for row in rows
+        for member in row["front"]
+        if member["quality"] >= DENSE - USEFUL and member["energy_j"] is not None
+    ]
+    (row,) = (row for row in rows if row["number"] == best.number)
+    cheapest = figures(min(row["front"], key=lambda m: m["energy_j"]), row)
     return {
         "best_trial": best.number,
         "its_cheapest_member": cheapest,
@@ -104,12 +160,10 @@ def collapse(search: Search) -> dict[str, Any]:
     }
 
 
-def figures(member: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+def figures(member: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
     """A member beside its run's dense model and the level of guessing."""
-    names = ("name", "quality", "flops_fraction", "energy_j", "latency_ms", "peak_power_w", "origin")
-    row = {name: member[name] for name in names}
-    row["energy_over_dense"] = member["energy_j"] / results["dense"]["energy_j"]
-    return row | {"dense_quality": results["dense"]["quality"], "chance_quality": results["chance_quality"]}
+    beside = {key: row[key] for key in ("dense_quality", "chance_quality")}
+    return {**member, "energy_over_dense": member["energy_j"] / row["dense_energy_j"], **beside}
 
 
 if __name__ == "__main__":

@@ -4,8 +4,14 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+
+from metas_peft.conf.compose import load
+from metas_peft.conf.plan import read_plan
+from metas_peft.conf.runfile import RunFile
+from metas_peft.search import Worker, open_search
 
 from .conftest import SMALL
 
@@ -32,15 +38,11 @@ PRICED = {"EChorda", "DiGASE", "static-lora"}
 @pytest.mark.parametrize(
     ("matrix", "dataset", "seeds", "fair"),
     [
-        ("sst2", "sst2", 5, {*PRICED, "uniform-width", "drop-top", "drop-alternate", "AdaLoRA"}),
+        ("sst2", "sst2", 5, {*PRICED, "uniform-width", "drop-top", "drop-alternate"}),
         ("cola", "cola", 3, PRICED),
     ],
 )
 def test_matrices_have_the_seeds_and_rivals_of_the_study(matrix, dataset, seeds, fair):
-    from metas_peft.conf.compose import load
-    from metas_peft.conf.plan import read_plan
-    from metas_peft.conf.runfile import RunFile
-
     cells = read_plan(STUDY / f"{matrix}.yaml")
     configs = [load(RunFile(c.name, c.data)) for c in cells]
     assert [(c.dataset.name, c.training.seed) for c in configs] == [(dataset, seed) for seed in range(seeds)]
@@ -48,6 +50,13 @@ def test_matrices_have_the_seeds_and_rivals_of_the_study(matrix, dataset, seeds,
         assert (config.front, config.target, config.retarget) == ("nested", "pixel-8", ("local",))
         assert {b for b in config.evaluation.baselines if not b.endswith("-as-described")} == fair
         assert (config.dataset.train_limit, config.budgets.energy_j) == (7000, None)
+
+
+def test_one_run_is_compared_with_twenty_members_alone():
+    (cell,) = read_plan(STUDY / "one_run.yaml")
+    config = load(RunFile(cell.name, cell.data))
+    assert len(config.evaluation.operating_points) == 20
+    assert config.evaluation.baselines == ("MetaS-PEFT-apart", "AdaLoRA")
 
 
 def test_study_of_methods_is_summarised_and_not_repeated(arguments, tmp_path, monkeypatch):
@@ -98,5 +107,40 @@ def test_source_searches_are_summarised(arguments, tmp_path):
         assert summary["states"]["complete"] == 1
         assert summary["collapse"]["its_cheapest_member"]["origin"]["energy"] == "simulated"
     ours, theirs = searches.FILES
+    assert len(lines := (tmp_path / "record" / "study_searches_with_overrides.jsonl").read_text().splitlines()) == 2
+    assert {json.loads(line)["search"] for line in lines} == {ours, theirs}
     assert found[theirs]["objectives"] == {"energy_j": "minimize"}
     assert len(found[ours]["best"][0]["params"]) == 8
+
+
+def test_searches_go_on_from_their_record_on_another_machine(arguments, tmp_path, monkeypatch):
+    searches = script("searches")
+    search = open_search(load(searches.RUNS / "proposed-iter1-Llama-2-7B-SST-2.yaml", [
+        *searches.SCALE, f"output_dir={tmp_path / 'elsewhere'}", "optuna.n_trials=3"
+    ]))  # fmt: skip
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "search": "ours", "number": number, "values": [float(rng.random())],
+            "params": {path: d.choices[0] if hasattr(d, "choices") else d.low for path, d in search.space.items()},
+        }
+        for number in range(2)
+    ]  # fmt: skip
+    path = tmp_path / "record.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = searches.Record(path)
+    record.bring_back(search, "ours")
+    record.bring_back(search, "ours")  # of no effect: the study has trials
+    assert [t.values for t in search.trials()] == [row["values"] for row in rows]
+    assert [t.number for t in search.trials()] == [0, 1]
+    ran = []
+
+    def evaluate(config, folder):
+        ran.append(config.run_id)
+        return {"hypervolume": 0.5}
+
+    Worker(search, evaluate).run()
+    assert len(ran) == 1
+    assert len(search.trials()) == 3
+    record.note(search, "ours")
+    assert record.rows() == rows  # a trial that left no results has no row
