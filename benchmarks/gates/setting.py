@@ -21,6 +21,8 @@ LLAMA = {
     "vocab_size": 8000, "hidden_size": 768, "num_hidden_layers": 4, "num_attention_heads": 12,
     "num_key_value_heads": 4, "intermediate_size": 2048, "num_labels": 2, "pad_token_id": 0,
 }  # fmt: skip
+# Four key-value groups of two heads each, and as many tokens as MiniLM's tokeniser has.
+SMALL = {"vocab_size": 30522, "hidden_size": 256, "num_attention_heads": 8, "intermediate_size": 768}
 
 
 def backbone(name: str) -> Any:
@@ -31,6 +33,15 @@ def backbone(name: str) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return without_dropout(transformers.LlamaForSequenceClassification(config))
+
+
+def small_decoder() -> tuple[Any, BackboneShape]:
+    """A small random Llama that classifies texts in MiniLM's tokens, all of it to be trained, and its shape."""
+    config = transformers.LlamaConfig(**LLAMA | SMALL, attn_implementation="eager")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = without_dropout(transformers.LlamaForSequenceClassification(config)).requires_grad_(True)
+    return model, shape_of(model)
 
 
 def adapted(name: str) -> tuple[Any, BackboneShape]:
