@@ -12,6 +12,8 @@ TORCH_INDEX ?=
 PYTHON ?=
 # One thread each for the libraries that would otherwise fight over two cores.
 ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+# A file of tests goes to one process, which shares what its fixtures have made.
+PARALLEL := --numprocesses auto --dist loadfile
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
@@ -28,14 +30,14 @@ demo: $(VENV)/.installed ## the main job end to end, with a report (FAST=1: the 
 test: $(VENV)/.installed ## style, import rules and the fast tests, offline
 	$(BIN)/ruff check src tests
 	$(BIN)/lint-imports
-	$(ENV) $(OFFLINE) $(BIN)/python -m pytest
+	$(ENV) $(OFFLINE) $(BIN)/python -m pytest $(PARALLEL)
 
 check: test $(VENV)/.installed-dev ## make test, and formatting and types
 	$(BIN)/ruff format --check src tests
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test-all: $(VENV)/.installed ## every test that this machine can run
-	$(ENV) $(BIN)/python -m pytest -m ''
+	$(ENV) $(BIN)/python -m pytest $(PARALLEL) -m ''
 
 bench: $(VENV)/.installed ## the resumable studies under benchmarks/
 	@for study in benchmarks/*.py; do [ -e "$$study" ] || { echo "No study under benchmarks/ yet."; exit 1; }; \
