@@ -32,7 +32,10 @@ from step import RESULT as STEP_RESULT
 from metas_peft.backbones.load import load_backbone
 from metas_peft.core.cost import Cost
 from metas_peft.core.files import read_json, write_json
+from metas_peft.core.shape import BackboneShape
+from metas_peft.core.subnet import Subnet
 from metas_peft.core.workload import Workload
+from metas_peft.costs import Counts
 from metas_peft.devices.profiling import describe_machine, describe_software
 from metas_peft.gates import network_of
 from metas_peft.tasks import load_task
@@ -54,8 +57,12 @@ DECODER_EPOCHS, DECODER_RATE = 5, 5e-4
 ROWS: dict[str, dict[str, Any]] = {
     "nested": {},
     "nested, other batches": {"seed": 5},
-    "gates on heads and blocks, 75 steps": {"gates": ("head", "ffn_block"), "steps": 75},
     "gates on heads and blocks, 200 steps": {"gates": ("head", "ffn_block"), "steps": 200},
+    "gates on heads, blocks and ranks of separate adapters, 200 steps": {
+        "gates": ("head", "ffn_block", "rank"),
+        "steps": 200,
+        "adapter": "separate",
+    },
     "uniform width": {"rule": "uniform-width"},
     "uniform width, other batches": {"rule": "uniform-width", "seed": 5},
 }
@@ -81,15 +88,18 @@ class Bench:
         self.held_out = encoded(task.holdout.texts, task.holdout.labels)
         self.collator = Collator(tokenizer.pad_token_id, limit=128)
         self.network = network_of(self.model)
-        self.price = price_on_phone(self.shape, WORKLOAD)
+        self.prices = {
+            adapter: price_on_phone(self.shape, replace(WORKLOAD, adapter=adapter))
+            for adapter in ("merged", "separate")
+        }
         self.context = TuningContext(
             adapted=self.model, shape=self.shape, data=encoded(task.train.texts, task.train.labels),
             collator=self.collator,
             settings=LoopSettings(None, epochs, 32, 1, rate, 0.01, "linear", 0.05, True, 0),
             schedule=Schedule(240, JOINT), distillation=Distillation(),
             gates=GateSettings(("head", "ffn_block"), 2 / 3, 1e-5, 0.05, 200), workload=WORKLOAD,
-            weights=Cost(1.0, 1.0, 1.0), cost_model=self.price.cost_model,
-            fit_on_target=lambda _: self.price.cost_model, target_samples=0, operating_points=POINTS, seed=0,
+            weights=Cost(1.0, 1.0, 1.0), cost_model=self.prices["merged"].cost_model,
+            fit_on_target=lambda _: self.prices["merged"].cost_model, target_samples=0, operating_points=POINTS, seed=0,
         )  # fmt: skip
         self.context.train_dense()
         self.context.prepare()
@@ -112,13 +122,14 @@ class Bench:
         """Make one front and judge its members."""
         start = time.monotonic()
         with self.changed(row):
-            front = self.front(row)
+            front, workload = self.front(row), self.context.workload
         seconds = time.monotonic() - start
         members = [
             {
-                "flops_fraction": round(flops_fraction(m.subnet, self.shape, WORKLOAD), 4),
+                "flops_fraction": round(flops_fraction(m.subnet, self.shape, workload), 4),
                 "heads": [len(plan.heads) for plan in m.subnet.layers],
                 "ffn_blocks": [len(plan.ffn_blocks) for plan in m.subnet.layers],
+                "ranks": ranks_of(m.subnet, self.shape),
                 **self.judge(m.model),
             }
             for m in front.members
@@ -129,13 +140,15 @@ class Bench:
         """By a path, by gates or by a rule."""
         if "rule" in row:
             return METHODS[row["rule"]]().tune(self.context)
-        return (gates_front if "gates" in row else nested_front)(self.context, self.price)
+        price = self.prices[row.get("adapter", "merged")]
+        return (gates_front if "gates" in row else nested_front)(self.context, price)
 
     @contextmanager
     def changed(self, row: dict[str, Any]) -> Iterator[None]:
-        """What a row does differently: settings of the gates, batches of the path."""
+        """What a row does differently: settings of the gates, batches of the path, adapters that stay separate."""
         context = self.context
-        usual = context.settings, context.gates
+        usual = context.settings, context.gates, context.workload
+        context.workload = replace(WORKLOAD, adapter=row.get("adapter", "merged"))
         context.settings = replace(context.settings, seed=row.get("seed", 0))
         context.gates = replace(
             context.gates, granularities=row.get("gates", ("head", "ffn_block")), steps=row.get("steps", 200)
@@ -143,7 +156,13 @@ class Bench:
         try:
             yield
         finally:
-            context.settings, context.gates = usual
+            context.settings, context.gates, context.workload = usual
+
+
+def ranks_of(subnet: Subnet, shape: BackboneShape) -> int:
+    """Ranks of all adapters that a member keeps."""
+    counts = Counts.of(subnet, shape)
+    return round(float(counts.ranks.sum()))
 
 
 def main() -> None:
