@@ -3,16 +3,18 @@
     python benchmarks/study/methods.py sst2.yaml --data FOLDER [KEY=VALUE ...]
     python benchmarks/study/methods.py cola.yaml --data FOLDER
 
-FOLDER holds sst2/ and cola/ with train and validation files. The matrices beside this file say what is run. Resumable:
-finished cells are taken from the record docs/benchmarks/study_NAME.jsonl, and a cell that was interrupted goes on at
-its stage. After every cell the summary docs/benchmarks/study_NAME.json is written again: volumes, quality at each
-operating point paired with every rival's, and the source's hypotheses beside what was found.
+FOLDER holds sst2/ and cola/ with train and validation files. The matrices beside this file say what is run. Resumable,
+on another machine too: results and answers of a finished cell are kept in docs/benchmarks/study/NAME, and what is there
+is not run again; a cell that was interrupted goes on at its stage. After every cell the summary
+docs/benchmarks/study_NAME.json is written again: volumes, quality at each operating point paired with every rival's,
+and the source's hypotheses beside what was found.
 """
 
 import argparse
 import json
 import os
 import platform
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,35 +26,20 @@ from metas_peft.conf.compose import load
 from metas_peft.conf.plan import read_plan
 from metas_peft.conf.runfile import RunFile
 from metas_peft.core.cost import METRICS
-from metas_peft.core.files import read_json, write_json, write_text
+from metas_peft.core.files import read_json, replacing, write_json, write_text
 from metas_peft.report import write_report
 from metas_peft.report.compare import as_plain, compare
 from metas_peft.report.compare_page import write_comparison
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+RESULTS, ANSWERS = "results.json", "answers.npz"
 OURS, RIVAL = "MetaS-PEFT", "EChorda-style"
 PARITY = 0.98
 BUDGETS = (0.4, 0.6, 0.8)
 DRAWS = 2000  # of the bootstrap over seeds and examples
 # Half of the layers have 50.005 % of the operations, the head's included.
 NEARLY = 1e-3
-KEPT = (
-    "run_id", "task", "task_origin", "task_source", "target_device", "seeds", "n_train", "n_validation",
-    "quality_metric", "chance_quality", "measurements", "hypervolume", "hypervolume_ratio", "surrogate_error",
-    "controller", "budgets", "seconds", "versions", "notes",
-)  # fmt: skip
-MEMBER = (
-    "name",
-    "quality",
-    "scores",
-    "energy_j",
-    "latency_ms",
-    "peak_power_w",
-    "origin",
-    "flops_fraction",
-    "model_bytes",
-)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -73,50 +60,31 @@ def main(arguments: list[str] | None = None) -> None:
     args.name = matrix.stem
     # A quick look must not pass for the study, nor its numbers stand beside it.
     kind = "" if not args.overrides else "_with_overrides"
-    record = args.record / f"study_{args.name}{kind}.jsonl"
-    done = {row["run_id"] for row in read_rows(record)}
     for cell in cells:
-        folder = args.output / cell.name
+        kept = kept_in(args, kind) / cell.name
         is_asked = not args.summarise and cell.iteration in (args.iterations or [cell.iteration])
-        if not is_asked or (cell.name in done and (folder / "results.json").exists()):
+        if not is_asked or (kept / RESULTS).exists():
             continue
+        folder = args.output / cell.name
         experiment.run(config_of(cell, args), folder)
         write_report(folder)
+        keep(folder, kept)
         summarise(args, cells, kind)
-        print(f"{cell.name}: {read_json(folder / 'results.json')['hypervolume']}", flush=True)
+        print(f"{cell.name}: {read_json(kept / RESULTS)['hypervolume']}", flush=True)
     summarise(args, cells, kind)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of the record; none where there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def kept_in(args: argparse.Namespace, kind: str) -> Path:
+    """Folder of the finished cells."""
+    return args.record / f"study{kind}" / args.name
 
 
-def row_of(results: dict[str, Any]) -> dict[str, Any]:
-    """The figures of one cell that are worth keeping."""
-
-    def points(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [{name: row[name] for name in MEMBER if name in row} for row in rows]
-
-    def block(found: dict[str, Any]) -> dict[str, Any]:
-        names = ("measurements", "target_measurements", "hypervolume", "surrogate_error", "seconds", "meter", "threads")
-        return {"front": points(found["front"]), **{n: found[n] for n in names if n in found}}
-
-    return {
-        **{name: results[name] for name in KEPT},
-        "task_source": without_folder(results["task_source"]),
-        "dense": points([results["dense"]])[0],
-        "front": points(results["front"]),
-        "baselines": {name: block(found) for name, found in results["baselines"].items()},
-        "retargets": {
-            name: {
-                **block(found),
-                "dense": points([found["dense"]])[0],
-                "baselines": {rival: block(entry) for rival, entry in found["baselines"].items()},
-            }
-            for name, found in results["retargets"].items()
-        },
-    }
+def keep(folder: Path, kept: Path) -> None:
+    """Results, one line of JSON, and answers of a finished cell; the results last, because they say that it is."""
+    results = read_json(folder / RESULTS)
+    with replacing(kept / ANSWERS) as path:
+        shutil.copyfile(folder / ANSWERS, path)
+    write_text(kept / RESULTS, json.dumps(results | {"task_source": without_folder(results["task_source"])}) + "\n")
 
 
 def without_folder(source: str) -> str:
@@ -127,20 +95,17 @@ def without_folder(source: str) -> str:
 
 def summarise(args: argparse.Namespace, cells: list[Any], kind: str) -> None:
     """Compare what is finished and put the source's hypotheses beside it."""
-    folders = [args.output / c.name for c in cells if (args.output / c.name / "results.json").exists()]
+    folders = [kept_in(args, kind) / c.name for c in cells]
+    folders = [folder for folder in folders if (folder / RESULTS).exists()]
     if not folders:
-        raise SystemExit(f"{args.output} holds no finished cell of {args.name}. Run without --summarise first.")
-    runs = [read_json(folder / "results.json") for folder in folders]
-    record = args.record / f"study_{args.name}{kind}.jsonl"
-    # Cells that are finished elsewhere keep their rows.
-    rows = {r["run_id"]: r for r in [*read_rows(record), *map(row_of, runs)]}
-    write_text(record, "".join(json.dumps(rows[c.name]) + "\n" for c in cells if c.name in rows))
+        raise SystemExit(f"{kept_in(args, kind)} holds no finished cell. Run without --summarise first.")
+    runs = [read_json(folder / RESULTS) for folder in folders]
     compared = compare(folders)
     write_comparison(compared, args.output / f"comparison-{args.name}")
     plain = as_plain(compared)
     for cell in plain["cells"]:
         for method in cell["methods"]:
-            del method["front"]  # in the record of cells
+            del method["front"]  # in the cells
     write_json(args.record / f"study_{args.name}{kind}.json", {
         "command": f"python benchmarks/study/methods.py {args.name}.yaml --data FOLDER",
         "overrides": args.overrides,
@@ -186,7 +151,7 @@ def at_points(folders: Sequence[Path], points: Sequence[float]) -> dict[str, dic
     Of each method the largest member within the point counts. Right and wrong answers to the same examples are paired;
     the interval is by bootstrap over seeds and examples.
     """
-    runs = [(read_json(f / "results.json"), np.load(f / "answers.npz")) for f in folders]
+    runs = [(read_json(f / RESULTS), np.load(f / ANSWERS)) for f in folders]
     found: dict[str, dict[str, Any]] = {}
     for point in points:
         right: dict[str, list[np.ndarray]] = {}
