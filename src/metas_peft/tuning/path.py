@@ -30,7 +30,7 @@ SCHEDULE_POWER = 1.5
 # once the model is trained without the others, which importances of the untrained model do not tell: they are divided
 # by the part that is left, to this power. At 0 whole sub-layers go early; the higher, the nearer to equal widths.
 SCARCITY = 1.0
-SAVE_EVERY = 0.02  # of the dense FLOPs
+SAVE_EVERY = 0.005  # of the dense FLOPs: what a member may be smaller than its operating point allows
 # Of a fraction that is compared with an operating point: half of the layers have 50.005 % of the operations, the head's
 # included.
 TOLERANCE = 1e-3
