@@ -40,6 +40,7 @@ PRICED = {"EChorda", "DiGASE", "static-lora"}
     ("matrix", "dataset", "seeds", "fair"),
     [
         ("sst2", "sst2", 5, {*PRICED, "uniform-width", "drop-top", "drop-alternate"}),
+        ("described", "sst2", 2, {*PRICED, "uniform-width", "drop-top", "drop-alternate"}),
         ("cola", "cola", 3, PRICED),
     ],
 )
@@ -49,7 +50,9 @@ def test_matrices_have_the_seeds_and_rivals_of_the_study(matrix, dataset, seeds,
     assert [(c.dataset.name, c.training.seed) for c in configs] == [(dataset, seed) for seed in range(seeds)]
     for config in configs:
         assert (config.front, config.target, config.retarget) == ("nested", "pixel-8", ("local",))
-        assert {b for b in config.evaluation.baselines if not b.endswith("-as-described")} == fair
+        described = {b for b in config.evaluation.baselines if b.endswith("-as-described")}
+        assert set(config.evaluation.baselines) - described == fair
+        assert len(described) == (4 if matrix == "described" else 0)
         assert (config.dataset.train_limit, config.budgets.energy_j) == (7000, None)
 
 
