@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
         is_asked = not args.summarise and cell.iteration in (args.iterations or [cell.iteration])
         if not is_asked or (kept / RESULTS).exists():
             continue
-        folder = args.output / cell.name
+        folder = args.output / args.name / cell.name
         experiment.run(config_of(cell, args), folder)
         write_report(folder)
         keep(folder, kept)
