@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from metas_peft.backbones import compact, shape_of
+from metas_peft.backbones.kv_cache import CACHE
 from metas_peft.core.subnet import LayerPlan, Subnet
 from metas_peft.gates import masked
 from metas_peft.testing.families import TINY_FAMILIES
@@ -62,7 +63,7 @@ def test_compact_with_a_cache_equals_compact_without(network, family):
 def test_cache_knows_its_length_in_every_layer(network, family):
     model, shape = network(family, True)
     for subnet in states(shape):
-        cache = generate(compact(model, shape, subnet)).past_key_values
+        cache = generate(compact(model, shape, subnet))[CACHE]
         assert [cache.get_seq_length(i) for i in range(len(cache.layers))] == [7 + NEW - 1] * subnet.kept_layers
 
 
@@ -86,8 +87,8 @@ def in_two_passes(model, batch, first=7):
     ids, mask = batch["input_ids"], batch["attention_mask"]
     with torch.no_grad():
         prompt = model(input_ids=ids[:, :first], attention_mask=mask[:, :first], use_cache=True)
-        cache = prompt.past_key_values
-        rest = model(input_ids=ids[:, first:], attention_mask=mask, past_key_values=cache, use_cache=True)
+        cache = prompt[CACHE]
+        rest = model(input_ids=ids[:, first:], attention_mask=mask, use_cache=True, **{CACHE: cache})
     return torch.cat([prompt.logits, rest.logits], dim=1).float()
 
 

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from metas_peft.backbones import compact, shape_of
 from metas_peft.backbones.catalogue import BACKBONES
+from metas_peft.backbones.kv_cache import CACHE
 from metas_peft.core.cost import PAPER_COSTS
 from metas_peft.core.errors import SubnetError
 from metas_peft.core.shape import AdapterSite
@@ -76,9 +77,9 @@ def test_flops_and_cache_of_decoding_one_token_are_exact(family, before):
     inputs = tokens(dataclasses.replace(step, phase="prefill", seq_len=before, context_len=0))
     cache = transformers.DynamicCache(config=small.config)
     with torch.no_grad():
-        small(**inputs, use_cache=True, past_key_values=cache)
+        small(**inputs, use_cache=True, **{CACHE: cache})
     counted = paper_cost(shape, Counts.of(subnet, shape), step)
-    assert flops_of(small, input_ids=inputs["input_ids"][:, :1], past_key_values=cache) == counted.flops
+    assert flops_of(small, input_ids=inputs["input_ids"][:, :1], **{CACHE: cache}) == counted.flops
     # A layer whose window slides keeps one token less than it attends to.
     attended = [layer.keys.shape[2] + (before >= 5) * layer.is_sliding for layer in cache.layers]
     width = 2 * 2 * cache.layers[0].keys.shape[1] * cache.layers[0].keys.shape[3]

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from metas_peft.backbones.kv_cache import cache_among
+
 
 class SkippedAttention(nn.Module):
     """A post-norm attention sub-layer that is gone: the hidden state passes unchanged."""
@@ -37,11 +39,9 @@ class ZeroAttention(nn.Module):
         super().__init__()
         self.layer_idx = 0
 
-    def forward(
-        self, hidden_states: torch.Tensor, past_key_values: Any = None, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, None]:
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
         """(B, T, D) -> zeros of that shape, and no attention weights."""
-        count_tokens(past_key_values, hidden_states, self.layer_idx)
+        count_tokens(cache_among(kwargs), hidden_states, self.layer_idx)
         return zeros_like(hidden_states), None
 
 
@@ -115,11 +115,9 @@ class HeadlessAttention(nn.Module):
         self._name = name
         self.add_module(name, output)
 
-    def forward(
-        self, hidden_states: torch.Tensor, past_key_values: Any = None, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, None]:
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
         """(B, T, D) -> (B, T, D), the bias at every position."""
-        count_tokens(past_key_values, hidden_states, self.layer_idx)
+        count_tokens(cache_among(kwargs), hidden_states, self.layer_idx)
         return self.get_submodule(self._name)(hidden_states[..., :0]), None
 
 

@@ -13,6 +13,7 @@ import torch
 
 from metas_peft.backbones.cutting import cut
 from metas_peft.backbones.hooks import gate_presence, gate_units
+from metas_peft.backbones.kv_cache import CACHE
 from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.shape import shape_of
 from metas_peft.core.shape import BackboneShape
@@ -83,7 +84,7 @@ def _gap(twin: Any, shape: BackboneShape, subnet: Subnet) -> float:
     found = [small(input_ids=ids).logits]
     if small.can_generate():
         first = small(input_ids=ids[:, :4], use_cache=True)
-        rest = small(input_ids=ids[:, 4:], past_key_values=first.past_key_values, use_cache=True)
+        rest = small(input_ids=ids[:, 4:], use_cache=True, **{CACHE: first[CACHE]})
         found.append(torch.cat([first.logits, rest.logits], dim=1))
     return max(float((logits - expected).abs().max() / expected.abs().max()) for logits in found)
 

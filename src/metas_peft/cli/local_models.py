@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from metas_peft.backbones import compact, shape_of
+from metas_peft.backbones.kv_cache import CACHE
 from metas_peft.backbones.load import load_backbone
 from metas_peft.core.errors import ExportError, MeasurementError, UsageError
 from metas_peft.core.subnet import Subnet
@@ -132,7 +133,7 @@ def _decoding(model: Any, inputs: dict[str, torch.Tensor], workload: Workload, d
     before = torch.randint(1, vocabulary, (workload.batch_size, workload.context_len), generator=generator).to(device)
     cache = transformers.DynamicCache(config=model.config)
     with torch.inference_mode():
-        model(input_ids=before, past_key_values=cache, use_cache=True)
+        model(input_ids=before, use_cache=True, **{CACHE: cache})
     # A step makes new tensors, so that the old ones are the cache as it was; cutting back would not bring back what a
     # sliding window has lost.
     filled = [dict(vars(layer)) for layer in cache.layers]
@@ -140,7 +141,7 @@ def _decoding(model: Any, inputs: dict[str, torch.Tensor], workload: Workload, d
 
     def one_pass() -> None:
         with torch.inference_mode():
-            model(input_ids=inputs["input_ids"], attention_mask=mask, past_key_values=cache, use_cache=True)
+            model(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=True, **{CACHE: cache})
         for layer, state in zip(cache.layers, filled, strict=True):
             vars(layer).update(state)
         _wait(device)

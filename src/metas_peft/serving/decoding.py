@@ -17,6 +17,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from metas_peft.backbones.family import SubLayer, get, put
+from metas_peft.backbones.kv_cache import CACHE, cache_among
 from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.llama import ATTENTION
 from metas_peft.core.errors import SubnetError, UnsupportedBackboneError
@@ -64,14 +65,13 @@ class FillingAttention(nn.Module):
         self,
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
-        past_key_values: FrontCache,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
         """(B, T, D) -> what stands in the attention's place, and no attention weights."""
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
         keys = self.k_norm(self.k_proj(hidden_states).view(shape)).transpose(1, 2)
         values = self.v_proj(hidden_states).view(shape).transpose(1, 2)
-        past_key_values.update(_rotated(keys, *position_embeddings), values, self.layer_idx)
+        cache_among(kwargs).update(_rotated(keys, *position_embeddings), values, self.layer_idx)
         return (torch.zeros_like(hidden_states), None) if self.rest is None else self.rest(hidden_states)
 
 
@@ -138,7 +138,8 @@ class Switching:
             Logits of the next token, (V,), float32.
         """
         view, cache.shown = self._views[member.key]
-        return view(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1].float()
+        output = view(input_ids=tokens, use_cache=True, logits_to_keep=1, **{CACHE: cache})
+        return output.logits[0, -1].float()
 
     def fill_flops(self, member: ServedMember) -> int:
         """FLOPs per token for keys and values that the member itself does not look at."""
