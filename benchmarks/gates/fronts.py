@@ -120,11 +120,12 @@ class Bench:
         """Make one front and judge its members."""
         start = time.monotonic()
         with self.changed(row):
-            front, workload = self.front(row), self.context.workload
+            front = self.front(row)
         seconds = time.monotonic() - start
         members = [
             {
-                "flops_fraction": round(flops_fraction(m.subnet, self.shape, workload), 4),
+                # Of a model whose adapters are merged, whatever the row's members were cut by.
+                "flops_fraction": round(flops_fraction(m.subnet, self.shape, WORKLOAD), 4),
                 "heads": [len(plan.heads) for plan in m.subnet.layers],
                 "ffn_blocks": [len(plan.ffn_blocks) for plan in m.subnet.layers],
                 "ranks": ranks_of(m.subnet, self.shape),

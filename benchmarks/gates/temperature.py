@@ -169,7 +169,7 @@ class Noted(GatesObjective):
         class Noting:
             def loss(self, model: Any, batch: Any) -> torch.Tensor:
                 loss = inner.loss(model, batch)
-                (outer.gated if outer._ramp > 0 else outer.open).append(float(loss.detach()))
+                (outer.open if outer._is_held_open else outer.gated).append(float(loss.detach()))
                 return loss
 
         self._distilled = Noting()  # type: ignore[assignment]

@@ -1,7 +1,6 @@
 """The source's study at the scale of MiniLM: methods and their rivals, a simulated phone and this computer.
 
-    python benchmarks/study/methods.py sst2.yaml --data FOLDER [KEY=VALUE ...]
-    python benchmarks/study/methods.py cola.yaml --data FOLDER
+    python benchmarks/study/methods.py sst2.yaml --data FOLDER [KEY=VALUE ...]     # described, one_run, cola too
 
 FOLDER holds sst2/ and cola/ with train and validation files. The matrices beside this file say what is run. Resumable,
 on another machine too: results and answers of a finished cell are kept in docs/benchmarks/study/NAME, and what is there
@@ -15,13 +14,16 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from metas_peft import experiment, pareto
+from metas_peft.conf import dump, to_dict
 from metas_peft.conf.compose import load
 from metas_peft.conf.plan import read_plan
 from metas_peft.conf.runfile import RunFile
@@ -33,7 +35,7 @@ from metas_peft.report.compare_page import write_comparison
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-RESULTS, ANSWERS = "results.json", "answers.npz"
+RESULTS, ANSWERS, CONFIG = "results.json", "answers.npz", "config.yaml"
 OURS, RIVAL = "MetaS-PEFT", "EChorda-style"
 PARITY = 0.98
 BUDGETS = (0.4, 0.6, 0.8)
@@ -63,12 +65,13 @@ def main(arguments: list[str] | None = None) -> None:
     for cell in cells:
         kept = kept_in(args, kind) / cell.name
         is_asked = not args.summarise and cell.iteration in (args.iterations or [cell.iteration])
-        if not is_asked or (kept / RESULTS).exists():
+        config = config_of(cell, args)
+        if not is_asked or is_finished(kept, config):
             continue
         folder = args.output / args.name / cell.name
-        experiment.run(config_of(cell, args), folder)
+        experiment.run(config, folder)
         write_report(folder)
-        keep(folder, kept)
+        keep(folder, kept, config)
         summarise(args, cells, kind)
         print(f"{cell.name}: {read_json(kept / RESULTS)['hypervolume']}", flush=True)
     summarise(args, cells, kind)
@@ -79,12 +82,41 @@ def kept_in(args: argparse.Namespace, kind: str) -> Path:
     return args.record / f"study{kind}" / args.name
 
 
-def keep(folder: Path, kept: Path) -> None:
-    """Results, one line of JSON, and answers of a finished cell; the results last, because they say that it is."""
+def is_finished(kept: Path, config: Any) -> bool:
+    """Whether a cell is kept; one of other settings is an error. A key that is newer than the cell is none."""
+    if not (kept / RESULTS).exists():
+        return False
+    then, now = yaml.safe_load((kept / CONFIG).read_text()), to_dict(config)
+    changed = sorted(name for name in then if name in now and not _agree(then[name], now[name]))
+    if changed:
+        raise SystemExit(
+            f"{kept} was run with other settings ({', '.join(changed)} changed). Delete it, or name another --record."
+        )
+    return True
+
+
+def _agree(then: Any, now: Any) -> bool:
+    if isinstance(then, dict) and isinstance(now, dict):
+        return all(_agree(then[name], now[name]) for name in then if name in now)
+    return then == (list(now) if isinstance(now, tuple) else now)
+
+
+def keep(folder: Path, kept: Path, config: Any) -> None:
+    """Settings, answers, and results on one line of a finished cell; the results last, because they say that it is."""
     results = read_json(folder / RESULTS)
+    results |= {"task_source": without_folder(results["task_source"]), "commit": commit()}
+    write_text(kept / CONFIG, dump(config))
     with replacing(kept / ANSWERS) as path:
         shutil.copyfile(folder / ANSWERS, path)
-    write_text(kept / RESULTS, json.dumps(results | {"task_source": without_folder(results["task_source"])}) + "\n")
+    write_text(kept / RESULTS, json.dumps(results) + "\n")
+
+
+def commit() -> str | None:
+    """The code that ran, as far as git knows; `-dirty` where files were changed since."""
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return asked.stdout.strip() or None
 
 
 def without_folder(source: str) -> str:
@@ -111,6 +143,7 @@ def summarise(args: argparse.Namespace, cells: list[Any], kind: str) -> None:
         "overrides": args.overrides,
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "versions": runs[-1]["versions"],
+        "commits": sorted({run["commit"] for run in runs if run["commit"]}),
         "finished": len(folders),
         "planned": len(cells),
         "volume_in_budget": {f"{f:g}": in_budget(runs, f) for f in BUDGETS},

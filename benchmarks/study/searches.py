@@ -12,6 +12,7 @@ whether EChorda's search, whose objective has no floor of quality, ends in model
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from optuna.trial import TrialState, create_trial
 
 from metas_peft import experiment
@@ -67,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.environ["METAS_DATA"] = args.data
     # A quick look must not pass for the study, nor its numbers stand beside it.
     kind = "" if not args.overrides else "_with_overrides"
-    record = Record(args.record / f"study_searches{kind}.jsonl")
+    record = Record(args.record / f"study_searches{kind}.jsonl", args.output / "searches.lock")
     for name, rule in FILES.items():
         if args.only not in (None, rule["method"]):
             continue
@@ -84,25 +86,28 @@ def main(arguments: list[str] | None = None) -> None:
         record.note(search, name)
         write_best(search)
         path = args.record / f"study_searches{kind}.json"
-        found = read_json(path)["searches"] if path.exists() else {}
-        found[name] = {**summarise(search), "collapse": collapse(search, record.rows(name))}
-        write_json(path, {
-            "command": "python benchmarks/study/searches.py --data SENTENCES",
-            "overrides": {name: [*SCALE, *rule["own"], *args.overrides] for name, rule in FILES.items()},
-            "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-            "searches": found,
-        })  # fmt: skip
+        with record.lock:
+            found = read_json(path)["searches"] if path.exists() else {}
+            found[name] = record.summary(search, name)
+            write_json(path, {
+                "command": "python benchmarks/study/searches.py --data SENTENCES",
+                "overrides": {name: [*SCALE, *rule["own"], *args.overrides] for name, rule in FILES.items()},
+                "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+                "searches": found,
+            })  # fmt: skip
 
 
 class Record:
     """Finished trials of all searches, a JSON line each.
 
     Args:
-        path: The file.
+        path: The file. Workers take turns at it by a lock beside the trials.
+        lock: Path of the lock.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, lock: Path) -> None:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self.lock = path, FileLock(lock)
 
     def rows(self, name: str | None = None) -> list[dict[str, Any]]:
         """Those of one search, or all."""
@@ -111,29 +116,58 @@ class Record:
 
     def note(self, search: Search, name: str) -> None:
         """Add the finished trials that have no row yet."""
-        rows = self.rows()
-        there = {row["number"] for row in rows if row["search"] == name}
-        for trial in search.trials():
-            path = search.run_folder(trial.number, 0) / "results.json"
-            if trial.state is not TrialState.COMPLETE or trial.number in there or not path.exists():
-                continue
-            results = read_json(path)
-            rows.append({
-                "search": name, "number": trial.number, "params": dict(trial.params), "values": trial.values,
-                "seconds": results["seconds"]["total"], "dense_quality": results["dense"]["quality"],
-                "dense_energy_j": results["dense"]["energy_j"], "chance_quality": results["chance_quality"],
-                "front": [{key: member[key] for key in MEMBER} for member in results["front"]],
-            })  # fmt: skip
-        write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
+        with self.lock:
+            rows = self.rows()
+            there = {row["number"] for row in rows if row["search"] == name}
+            for trial in search.trials():
+                path = search.run_folder(trial.number, 0) / "results.json"
+                if trial.state is not TrialState.COMPLETE or trial.number in there or not path.exists():
+                    continue
+                results = read_json(path)
+                rows.append({
+                    "search": name, "number": trial.number, "params": dict(trial.params), "values": trial.values,
+                    "settings": settings_of(search), "seconds": results["seconds"]["total"],
+                    "dense_quality": results["dense"]["quality"], "dense_energy_j": results["dense"]["energy_j"],
+                    "chance_quality": results["chance_quality"],
+                    "front": [{key: member[key] for key in MEMBER} for member in results["front"]],
+                })  # fmt: skip
+            write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def bring_back(self, search: Search, name: str) -> None:
-        """Give a study that has no trial yet those of the record."""
-        if search.trials():
-            return
-        for row in sorted(self.rows(name), key=lambda row: row["number"]):
-            search.study.add_trial(
-                create_trial(params=row["params"], distributions=dict(search.space), values=row["values"])
-            )
+        """Give a study that has no trial yet those of the record; a number that has no row is run again."""
+        with self.lock:
+            rows = {row["number"]: row for row in self.rows(name)}
+            if search.trials() or not rows:
+                return
+            others = [n for n, row in rows.items() if row["settings"] != settings_of(search)]
+            if others:
+                raise SystemExit(
+                    f"{self._path} holds trials {others} of {name} with other settings. Delete their lines, or name "
+                    "another --record."
+                )
+            for number in range(max(rows) + 1):
+                row = rows.get(number)
+                if row is None:
+                    search.study.add_trial(create_trial(state=TrialState.WAITING))
+                    continue
+                search.study.add_trial(
+                    create_trial(params=row["params"], distributions=dict(search.space), values=row["values"])
+                )
+
+    def summary(self, search: Search, name: str) -> dict[str, Any]:
+        """Of a search, with the seconds of trials that ran elsewhere."""
+        rows = {row["number"]: row for row in self.rows(name)}
+        found = summarise(search)
+        for trial in (*found["trials"], *found["best"]):
+            if trial["number"] in rows:
+                trial["seconds"] = rows[trial["number"]]["seconds"]
+        return {**found, "collapse": collapse(search, list(rows.values()))}
+
+
+def settings_of(search: Search) -> str:
+    """A digest of what may not change while the study lives."""
+    known = json.dumps(search.study.user_attrs, sort_keys=True)
+    return hashlib.sha256(known.encode()).hexdigest()[:12]
 
 
 def collapse(search: Search, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

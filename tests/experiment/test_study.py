@@ -5,7 +5,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
@@ -56,7 +55,7 @@ def test_matrices_have_the_seeds_and_rivals_of_the_study(matrix, dataset, seeds,
         assert (config.dataset.train_limit, config.budgets.energy_j) == (7000, None)
 
 
-def test_one_run_is_compared_with_twenty_members_alone():
+def test_one_run_is_compared_with_twenty_members_alone_and_adalora():
     (cell,) = read_plan(STUDY / "one_run.yaml")
     config = load(RunFile(cell.name, cell.data))
     assert len(config.evaluation.operating_points) == 20
@@ -88,10 +87,12 @@ def test_study_of_methods_is_summarised_and_not_repeated(arguments, tmp_path, mo
     assert verdicts <= {"confirmed", "refuted", "undecided", "not testable here"}
     assert len(summary["hypotheses"]) == 7
     kept = sorted((tmp_path / "record" / "study_with_overrides" / "tiny").glob("*/*"))
-    assert [path.name for path in kept] == 2 * ["answers.npz", "results.json"]
+    assert [path.name for path in kept] == 2 * ["answers.npz", "config.yaml", "results.json"]
     shutil.rmtree(tmp_path / "out")  # another machine
     monkeypatch.setattr(methods.experiment, "run", None)  # nothing is run again
     methods.main(asked)
+    with pytest.raises(SystemExit, match=r"was run with other settings \(training changed\)"):
+        methods.main([*asked, "training.joint_steps=1"])
 
 
 @pytest.mark.parametrize(
@@ -118,34 +119,47 @@ def test_source_searches_are_summarised(arguments, tmp_path):
     assert len(found[ours]["best"][0]["params"]) == 8
 
 
-def test_searches_go_on_from_their_record_on_another_machine(arguments, tmp_path, monkeypatch):
+def test_searches_go_on_from_their_record_on_another_machine(tmp_path):
     searches = script("searches")
     search = open_search(load(searches.RUNS / "proposed-iter1-Llama-2-7B-SST-2.yaml", [
-        *searches.SCALE, f"output_dir={tmp_path / 'elsewhere'}", "optuna.n_trials=3"
+        *searches.SCALE, f"output_dir={tmp_path / 'elsewhere'}", "optuna.n_trials=5"
     ]))  # fmt: skip
-    rng = np.random.default_rng(0)
     rows = [
         {
-            "search": "ours", "number": number, "values": [float(rng.random())],
+            "search": "ours", "number": number, "values": [number / 10], "settings": searches.settings_of(search),
             "params": {path: d.choices[0] if hasattr(d, "choices") else d.low for path, d in search.space.items()},
         }
-        for number in range(2)
+        for number in (0, 1, 3)  # the worker of trial 2 was cut off
     ]  # fmt: skip
     path = tmp_path / "record.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    record = searches.Record(path)
+    record = searches.Record(path, tmp_path / "lock")
     record.bring_back(search, "ours")
     record.bring_back(search, "ours")  # of no effect: the study has trials
-    assert [t.values for t in search.trials()] == [row["values"] for row in rows]
-    assert [t.number for t in search.trials()] == [0, 1]
+    assert {t.number: t.values for t in search.trials() if t.values} == {r["number"]: r["values"] for r in rows}
     ran = []
 
     def evaluate(config, folder):
-        ran.append(config.run_id)
+        ran.append(folder.name)
+        dense = {"quality": 0.9, "energy_j": 1.0}
+        results = {"seconds": {"total": 7.0}, "dense": dense, "chance_quality": 0.5, "front": []}
+        (folder / "results.json").write_text(json.dumps(results))
         return {"hypervolume": 0.5}
 
     Worker(search, evaluate).run()
-    assert len(ran) == 1
-    assert len(search.trials()) == 3
+    assert ran == ["trial-0002", "trial-0004"]
     record.note(search, "ours")
-    assert record.rows() == rows  # a trial that left no results has no row
+    assert {row["number"]: row["values"] for row in record.rows("ours")} == {
+        0: [0.0], 1: [0.1], 2: [0.5], 3: [0.3], 4: [0.5]
+    }  # fmt: skip
+    assert [row["seconds"] for row in record.rows("ours") if row["number"] in (2, 4)] == [7.0, 7.0]
+
+
+def test_trials_of_other_settings_do_not_come_back(tmp_path):
+    searches = script("searches")
+    options = [*searches.SCALE, f"output_dir={tmp_path}", "optuna.n_trials=2"]
+    search = open_search(load(searches.RUNS / "proposed-iter1-Llama-2-7B-SST-2.yaml", options))
+    (tmp_path / "record.jsonl").write_text(json.dumps({"search": "ours", "number": 0, "settings": "others"}) + "\n")
+    with pytest.raises(SystemExit, match=r"trials \[0\] of ours with other settings"):
+        searches.Record(tmp_path / "record.jsonl", tmp_path / "lock").bring_back(search, "ours")
+    assert not search.trials()

@@ -297,9 +297,10 @@ def test_gradients_that_would_be_wrong_are_refused(tmp_path):
         Run(tmp_path, **how).train()
 
 
-def test_reentrant_checkpointing_of_the_model_itself_is_refused(tmp_path):
+@pytest.mark.parametrize("how", [{"use_reentrant": True}, {"preserve_rng_state": False}])
+def test_reentrant_checkpointing_of_the_model_itself_is_refused(tmp_path, how):
     run = Run(tmp_path)
-    run.model.activation_checkpointing_enable({"use_reentrant": True})
+    run.model.activation_checkpointing_enable(how)
     with pytest.raises(UsageError, match="Re-entrant checkpointing"):
         run.train()
 

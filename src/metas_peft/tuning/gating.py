@@ -349,7 +349,7 @@ def _check(args: transformers.TrainingArguments, model: Any) -> None:
     asked = getattr(args, "activation_checkpointing_kwargs", None) or getattr(
         args, "gradient_checkpointing_kwargs", None
     )
-    if (asked or {}).get("use_reentrant") or _checkpoints_reentrantly(model):
+    if (asked and asked.get("use_reentrant", True)) or _checkpoints_reentrantly(model):
         raise UsageError(
             "Re-entrant checkpointing computes gates a second time with no way back to their log-odds. Use "
             "gradient_checkpointing_kwargs={'use_reentrant': False}, the default."
@@ -357,8 +357,8 @@ def _check(args: transformers.TrainingArguments, model: Any) -> None:
 
 
 def _checkpoints_reentrantly(model: Any) -> bool:
-    """Whether the model was told so itself, whatever the Trainer's arguments say."""
+    """Whether the model was told so itself, whatever the Trainer's arguments say; torch's default is to."""
     if model is None:
         return False
     functions = (getattr(module, "_gradient_checkpointing_func", None) for module in model.modules())
-    return any(isinstance(f, functools.partial) and f.keywords.get("use_reentrant") for f in functions)
+    return any(isinstance(f, functools.partial) and f.keywords.get("use_reentrant", True) for f in functions)

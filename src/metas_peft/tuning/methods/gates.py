@@ -39,16 +39,16 @@ class GatesObjective:
 
     def __init__(self, gates: GateSet, distilled: DistilledObjective, price: GatePrice, settings: GateSettings) -> None:
         self._gates, self._distilled, self._price, self._settings = gates, distilled, price, settings
-        self._ramp = ramp(0.0, settings.warmup, settings.ramp)
+        self._begin(0.0)
 
     def draw(self) -> GateValues | None:
         """Samples, or none during the warm-up."""
-        return self._gates.sample() if self._ramp > 0 else None
+        return None if self._is_held_open else self._gates.sample()
 
     def loss(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """L_task + ramp price + reg sum P(z > 0)."""
         loss = self._distilled.loss(model, batch)
-        if self._ramp == 0:
+        if self._is_held_open:
             return loss
         cost = self._price(self._gates.soft_counts())
         return loss + self._ramp * cost + self._settings.sparsity * self._gates.penalty()
@@ -57,7 +57,12 @@ class GatesObjective:
         """Raise the cost's weight from 0 to 1 between the end of the warm-up and the end of the ramp."""
         if self._ramp > 0:
             self._price.after_step(self._gates.soft_counts())
-        self._ramp = ramp(step / steps, self._settings.warmup, self._settings.ramp)
+        self._begin(step / steps)
+
+    def _begin(self, done: float) -> None:
+        """The next step, after so much of all steps."""
+        self._is_held_open = done < self._settings.warmup
+        self._ramp = ramp(done, self._settings.warmup, self._settings.ramp)
 
 
 @dataclass(frozen=True)
