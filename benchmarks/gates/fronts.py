@@ -56,17 +56,17 @@ JOINT = 300
 DECODER_EPOCHS, DECODER_RATE = 5, 5e-4
 ROWS: dict[str, dict[str, Any]] = {
     "nested": {},
+    "uniform width": {"rule": "uniform-width"},
     "nested, other batches": {"seed": 5},
+    "uniform width, other batches": {"rule": "uniform-width", "seed": 5},
     "gates on heads and blocks, 200 steps": {"gates": ("head", "ffn_block"), "steps": 200},
+    "top layers dropped": {"rule": "drop-top"},
+    "alternate layers dropped": {"rule": "drop-alternate"},
     "gates on heads, blocks and ranks of separate adapters, 200 steps": {
         "gates": ("head", "ffn_block", "rank"),
         "steps": 200,
         "adapter": "separate",
     },
-    "uniform width": {"rule": "uniform-width"},
-    "uniform width, other batches": {"rule": "uniform-width", "seed": 5},
-    "top layers dropped": {"rule": "drop-top"},
-    "alternate layers dropped": {"rule": "drop-alternate"},
 }
 DECODER_ROWS = {name: row for name, row in ROWS.items() if "gates" not in row}
 
