@@ -70,12 +70,15 @@ def test_launcher_without_a_sweep_is_refused(run_file, capsys):
     assert "--multirun" in capsys.readouterr().err
 
 
-def test_run_as_one_of_several_processes_is_refused(run_file, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("command", "what"), [(["run", "-m", "training.seed=0,1"], "A sweep"), (["sweep"], "A search")]
+)
+def test_what_one_process_does_is_refused_as_one_of_several(run_file, monkeypatch, capsys, command, what):
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(SystemExit) as left:
-        main(["run", run_file])
+        main([command[0], run_file, *command[1:]])
     assert left.value.code == 2
-    assert "one of 4" in capsys.readouterr().err
+    assert f"{what} is not for several processes, but this is one of 4." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["run", "sweep"])

@@ -59,6 +59,6 @@ def test_scale_and_shift_follow_only_where_the_run_file_asks_for_them(settings, 
         config = settings("surrogate.checkpoint_path=null", f"surrogate.calibration_method={method}")
         subnets = calibration_subnets(MINILM, workload, config)
         records = device.measure([Specimen(s, MINILM) for s in subnets], workload, purpose=Purpose.CALIBRATION)
-        fitted = fit_surrogate(shipped(), "metas", records, device, config)
+        fitted = fit_surrogate(shipped(), "metas", records, device.spec, config)
         assert (fitted.scale_shift is not None) is wanted
     assert isinstance(shipped(), MetaTrained)

@@ -1,8 +1,7 @@
 """`metas run`: one experiment, or one per combination of swept values."""
 
-import os
 import sys
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,6 +9,7 @@ import typer
 
 from metas_peft.cli.output import JsonOption, give, log_to_file, log_to_stderr, say
 from metas_peft.core.errors import UsageError
+from metas_peft.core.launched import is_first, refuse_many
 
 if TYPE_CHECKING:
     from metas_peft.conf import RunConfig
@@ -60,7 +60,10 @@ def run(
 
     if multirun and (cfg or info):
         raise UsageError("--multirun runs jobs, --cfg and --info only show one; leave out the one or the other.")
-    _refuse_many_processes()
+    if multirun:
+        refuse_many(
+            "A sweep", "Start it without a launcher; its jobs run one after the other, or --launcher spreads them."
+        )
     if launcher and not multirun:
         raise UsageError("--launcher is for the jobs of a sweep; add --multirun, as in -m training.seed=0,1,2.")
     if workers and not launcher:
@@ -74,7 +77,7 @@ def run(
     except KeyboardInterrupt:
         say("Interrupted. The same command goes on where it stopped.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    if flags.only_shows:
+    if flags.only_shows or not is_first():
         return
     from metas_peft.cli.results import show_results
     from metas_peft.core.files import read_json
@@ -87,16 +90,6 @@ def run(
         return
     for (folder, config), result in zip(folders, results, strict=True):
         show_results(folder, result, config.evaluation)
-
-
-def _refuse_many_processes() -> None:
-    """Processes that a launcher starts side by side would all write into one folder."""
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise UsageError(
-            f"A run is one process, but this is one of {processes} (WORLD_SIZE). Start it with --num_processes 1; "
-            "seeds and searches are what is spread (docs/scaling.md)."
-        )
 
 
 def _on_cluster(run: str, overrides: list[str], workers: int | None) -> "list[tuple[Path, RunConfig]]":
@@ -116,15 +109,18 @@ def _remote_job(run: str, overrides: list[str]) -> "tuple[Path, RunConfig]":
 
 
 def _job(config: "RunConfig", folder: Path) -> "tuple[Path, RunConfig]":
-    """Run one experiment with its messages in `log.txt`."""
+    """Run one experiment with its messages in `log.txt`; of a launcher's processes the first one speaks and writes."""
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    log_to_stderr()
+    if is_first():
+        log_to_stderr()
+    kept = log_to_file(folder / "log.txt") if is_first() else nullcontext()
     # Libraries that print do so in passing; standard output belongs to the result.
-    with log_to_file(folder / "log.txt"), logging_redirect_tqdm(), redirect_stdout(sys.stderr):
+    with kept, logging_redirect_tqdm(), redirect_stdout(sys.stderr):
         from metas_peft import experiment
         from metas_peft.report import write_report
 
         done = experiment.run(config, folder)
-        write_report(done)
+        if is_first():
+            write_report(done)
     return done, config

@@ -10,6 +10,7 @@ import typer
 
 from metas_peft.cli.output import JsonOption, give, log_to_file, log_to_stderr, say, show_table
 from metas_peft.core.errors import UsageError
+from metas_peft.core.launched import refuse_many
 
 if TYPE_CHECKING:
     from metas_peft.conf import RunConfig
@@ -47,6 +48,7 @@ def sweep(
     from metas_peft.conf.overrides import as_text
     from metas_peft.core.files import write_json
 
+    refuse_many("A search", "Start the command once for each worker, without a launcher (docs/scaling.md).")
     if workers and not launcher:
         raise UsageError("--workers is for --launcher; without one, start the command again for each further worker.")
     given = {"optuna.n_trials": trials, "optuna.storage": storage}

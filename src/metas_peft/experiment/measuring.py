@@ -67,7 +67,7 @@ def calibrate(state: RunState, pool: LearntPool, target: str) -> Surrogate:
     facts = state.measured_stage(f"calibrate-{device_id(target)}", compute)
     state.ledger_rows += facts["ledger"]
     kind, _ = kind_of(state.config, pool.trained)
-    return fit_surrogate(pool.trained, kind, records_from(facts["records"]), state.device(target), state.config)
+    return fit_surrogate(pool.trained, kind, records_from(facts["records"]), state.spec(target), state.config)
 
 
 def measure_members(state: RunState, target: str, dense: StoredMember, fronts: Mapping[str, MethodFront]) -> Measured:

@@ -1,23 +1,30 @@
 """The walk of one run: pool, data, calibration, tuning, measuring, controller, other devices, results.
 
-Each stage computes its files or finds them, so that a run that was interrupted goes on where it stopped.
+Each stage computes its files or finds them, so that a run that was interrupted goes on where it stopped. Several
+processes of a launcher share the training; all else is the first one's.
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import transformers
 
 from metas_peft.conf import METHODS, CostTerm, RunConfig
+from metas_peft.core.launched import is_first
 from metas_peft.experiment.asking import control, evaluate
 from metas_peft.experiment.finishing import finish
+from metas_peft.experiment.fronts import StoredMember
 from metas_peft.experiment.limits import limits_of
 from metas_peft.experiment.measuring import calibrate, measure_members, open_pool, retarget_all
-from metas_peft.experiment.outcome import Outcome
+from metas_peft.experiment.outcome import MethodFront, Outcome
+from metas_peft.experiment.pricing import LearntPool
 from metas_peft.experiment.state import RunState
 from metas_peft.experiment.training import Training, open_cache
 from metas_peft.experiment.workbench import Workbench
+from metas_peft.surrogate import Surrogate
 from metas_peft.tuning.kernels import keep_kernels
+from metas_peft.tuning.workers import alone, joined
 
 
 def run(config: RunConfig, run_dir: Path, *, bench: Workbench | None = None, progress: bool = True) -> Path:
@@ -38,8 +45,9 @@ def run(config: RunConfig, run_dir: Path, *, bench: Workbench | None = None, pro
     keep_kernels()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    state = RunState.open(config, run_dir, bench, progress)
-    _walk(state)
+    with joined():
+        state = RunState.open(config, run_dir, bench, progress and is_first())
+        _walk(state)
     return run_dir
 
 
@@ -62,8 +70,21 @@ def _walk(state: RunState) -> None:
     for name in state.rivals:
         shares = METHODS[name].cost_term is CostTerm.SURROGATE
         fronts[name] = training.tune(name, surrogate if shares else None)
-    dense = training.cut_dense()
+    if is_first():
+        with alone():
+            _judge(state, pool, surrogate, training.cut_dense(), fronts, started)
 
+
+def _judge(
+    state: RunState,
+    pool: LearntPool | None,
+    surrogate: Surrogate | None,
+    dense: StoredMember,
+    fronts: Mapping[str, MethodFront],
+    started: float,
+) -> None:
+    """What comes after all training: answers, measurements, controller, other devices, results."""
+    config, bench = state.config, state.bench
     answers = evaluate(state, dense, fronts)
     target = measure_members(state, config.target, dense, fronts)
     outcome = Outcome(

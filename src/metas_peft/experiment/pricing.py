@@ -10,6 +10,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from metas_peft.conf import RunConfig, writable_or
+from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import CheckpointError
 from metas_peft.core.records import ProfileRecord
 from metas_peft.core.shape import BackboneShape
@@ -159,14 +160,14 @@ def measure(
 
 
 def fit_surrogate(
-    trained: MetaTrained, kind: str, records: Sequence[ProfileRecord], device: Device, config: RunConfig
+    trained: MetaTrained, kind: str, records: Sequence[ProfileRecord], spec: DeviceSpec, config: RunConfig
 ) -> Surrogate:
     """Part C: the surrogate of one device from its calibration records; zero-shot without any."""
     if not records:
-        return trained.zero_shot(kind, device.spec)
+        return trained.zero_shot(kind, spec)
     # A kind may need no scale and shift after its fit; a run file that asks for them gets them.
     asked = True if config.surrogate.calibration_method == "linear_scale_shift" else None
-    return trained.fit(kind, records, device.spec, scale_shift=asked)
+    return trained.fit(kind, records, spec, scale_shift=asked)
 
 
 def record_rows(records: Sequence[ProfileRecord]) -> list[dict[str, Any]]:

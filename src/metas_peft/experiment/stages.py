@@ -1,9 +1,14 @@
-"""Stages of a run: each leaves files and a mark; a run started again takes up at the first stage without a mark."""
+"""Stages of a run: each leaves files and a mark; a run started again takes up at the first stage without a mark.
+
+Of several processes the first one computes, and writes; the others wait for the facts, or compute too where the stage
+trains.
+"""
 
 import hashlib
 import json
 import logging
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +16,8 @@ from typing import Any
 
 from metas_peft.core.errors import CheckpointError, OutputError, UsageError
 from metas_peft.core.files import read_json, write_json
+from metas_peft.core.launched import is_first
+from metas_peft.tuning.workers import agreed
 
 logger = logging.getLogger(__name__)
 
@@ -50,25 +57,40 @@ class Stages:
         Raises:
             OutputError: The folder cannot be written.
         """
-        write_json(self._folder / SETTINGS, self._settings)
+        if is_first():
+            write_json(self._folder / SETTINGS, self._settings)
 
-    def run(self, name: str, compute: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+    def run(
+        self, name: str, compute: Callable[[Path], dict[str, Any]], *, trains: bool = False
+    ) -> tuple[Path, dict[str, Any]]:
         """Compute a stage, or find it done.
 
         Args:
             name: Name of the stage.
             compute: Writes files into the folder it is given and returns JSON facts.
+            trains: Whether every process of the run computes; what the others write and return is dropped.
 
         Returns:
             The stage's folder and facts.
         """
         folder = self._folder / name
         mark = self._folder / f"{name}.json"
-        if mark.exists():
-            stored = _read(mark)
+        is_done = agreed(mark.exists())
+        stored: dict[str, Any] = {}
+        if is_first():
+            stored = _read(mark) if is_done else self._compute(name, folder, mark, compute)
+        elif trains and not is_done:
+            with tempfile.TemporaryDirectory(prefix="metas-peft-") as scratch:
+                compute(Path(scratch))
+        if is_done:
             logger.info("Stage %s is done already.", name)
-            self.seconds[name] = stored["seconds"]
-            return folder, stored["facts"]
+        stored = agreed(stored)
+        self.seconds[name] = stored["seconds"]
+        return folder, stored["facts"]
+
+    @staticmethod
+    def _compute(name: str, folder: Path, mark: Path, compute: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """Do what was not done; gives what the mark holds from then on."""
         shutil.rmtree(folder, ignore_errors=True)  # half a stage from an interrupted run
         try:
             folder.mkdir(parents=True)
@@ -77,9 +99,9 @@ class Stages:
         logger.info("Stage %s begins.", name)
         started = time.monotonic()
         facts = compute(folder)
-        self.seconds[name] = time.monotonic() - started
-        write_json(mark, {"seconds": self.seconds[name], "facts": facts})
-        return folder, facts
+        stored = {"seconds": time.monotonic() - started, "facts": facts}
+        write_json(mark, stored)
+        return stored
 
 
 def digest(data: Any) -> str:

@@ -7,11 +7,14 @@ from typing import Any
 
 from metas_peft.conf import METHODS, CostTerm, RunConfig, dump, to_dict
 from metas_peft.conf.notices import device_id, notices
+from metas_peft.core.device import DeviceSpec
 from metas_peft.core.files import write_text
+from metas_peft.core.launched import is_first
 from metas_peft.devices import LOCAL, Device, Ledger, open_device
 from metas_peft.experiment.limits import check_budgets
 from metas_peft.experiment.stages import Stages
 from metas_peft.experiment.workbench import Workbench, set_threads
+from metas_peft.tuning.workers import agreed
 
 logger = logging.getLogger(__name__)
 
@@ -73,14 +76,16 @@ class RunState:
         stages = Stages(run_dir, to_dict(config) | {"contents": bench.digests()})
         state = cls(config, run_dir, bench, stages, threads=threads, progress=progress)
         state.notes += [*told, *bench.form.notes]
-        for name in (config.target, *config.retarget):
-            state.device(name)
+        if is_first():
+            for name in (config.target, *config.retarget):
+                state.device(name)
         return state
 
     def begin(self) -> None:
         """Write the settings; from here on the folder belongs to the run."""
         self.stages.begin()
-        write_text(self.dir / "config.yaml", dump(self.config))
+        if is_first():
+            write_text(self.dir / "config.yaml", dump(self.config))
 
     @property
     def rivals(self) -> list[str]:
@@ -107,12 +112,19 @@ class RunState:
             self._devices[key] = open_device(name, ledger=self.ledger, **options)
         return self._devices[key]
 
-    def measured_stage(self, name: str, compute: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    def spec(self, name: str) -> DeviceSpec:
+        """Facts of a device, which the first process alone opens: a meter or a board has one user."""
+        return agreed(self.device(name).spec if is_first() else None)  # type: ignore[return-value]
+
+    def measured_stage(
+        self, name: str, compute: Callable[[Path], dict[str, Any]], *, trains: bool = False
+    ) -> dict[str, Any]:
         """A stage that may call devices: what the ledger counted meanwhile is kept with its facts.
 
         Args:
             name: Name of the stage.
             compute: Writes files into the stage's folder and returns JSON facts, `records` (rows) among them.
+            trains: Whether every process of the run computes.
 
         Returns:
             The facts, with `ledger` (rows) added.
@@ -123,7 +135,7 @@ class RunState:
             facts = compute(folder)
             return {**facts, "ledger": _difference(self.ledger.rows(), before)}
 
-        _, facts = self.stages.run(name, counted)
+        _, facts = self.stages.run(name, counted, trains=trains)
         self.record_rows += facts["records"]
         return facts
 

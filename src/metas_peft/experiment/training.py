@@ -8,6 +8,7 @@ from typing import Any
 
 from metas_peft.conf import METHODS, writable_or
 from metas_peft.core.errors import CalibrationError
+from metas_peft.core.launched import is_first
 from metas_peft.core.protocols import CostModel
 from metas_peft.core.records import ProfileRecord
 from metas_peft.core.subnet import Subnet
@@ -22,6 +23,7 @@ from metas_peft.surrogate import Surrogate
 from metas_peft.tuning.budgets import Limits
 from metas_peft.tuning.context import TuningContext
 from metas_peft.tuning.methods import TunedFront
+from metas_peft.tuning.workers import agreed
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class Training:
             bench.save_trained(folder / "trained.safetensors")
             return {"seconds": seconds}
 
-        folder, _ = self._state.stages.run("dense", compute)
+        folder, _ = self._state.stages.run("dense", compute, trains=True)
         bench.load_trained(folder / "trained.safetensors")
 
     def tune(self, name: str, surrogate: Surrogate | None) -> MethodFront:
@@ -71,13 +73,15 @@ class Training:
             context = self._context(cost_model, taken, limits_of(state.config, cost_model, bench.shape))
             front = tune(context, method.runs_as, state.config.front)
             seconds = time.monotonic() - started
+            if not is_first():
+                return {"records": []}
             facts = store_front(front, bench, folder, name)
             if is_main and not state.method.trains_all:
                 context.save_adapter(folder / "adapter")
             order = context.head_order.tolist()
             return {**facts, "seconds": seconds, "head_order": order, "records": record_rows(taken)}
 
-        facts = state.measured_stage(f"tune-{method.name}", compute)
+        facts = state.measured_stage(f"tune-{method.name}", compute, trains=True)
         if is_main:
             state.ledger_rows += facts["ledger"]
         state.notes += [f"{method.label}: {note}" for note in facts["notes"]]
@@ -131,20 +135,27 @@ class Training:
         def fit(subnets: Sequence[Subnet]) -> CostModel:
             if self._pool is None or self._cache is None:
                 raise CalibrationError("A cost model of the target needs the pool's prior, but none was learnt.")
-            device, seed = state.device(state.config.target), state.seed + 1
-            before = state.ledger.count(device.spec.device_id, Purpose.CALIBRATION)
-            records = self._cache.measure(
-                subnets, bench.shape, bench.workload, device.spec, seed,
-                lambda missing: measure(device, missing, bench.shape, bench.workload, bench.open_subnet,
-                                        purpose=Purpose.CALIBRATION, seed=seed),
-            )  # fmt: skip
-            # What an earlier or interrupted run measured for this method is no less a measurement of the target.
-            counted = state.ledger.count(device.spec.device_id, Purpose.CALIBRATION) - before
-            state.ledger.add(device.spec.device_id, Purpose.CALIBRATION, len(records) - counted)
+            records = agreed(self._measured(self._cache, subnets) if is_first() else [])
             taken.extend(records)
-            return self._pool.trained.fit("roofline", records, device.spec).bind(bench.shape, bench.workload)
+            spec = state.spec(state.config.target)
+            return self._pool.trained.fit("roofline", records, spec).bind(bench.shape, bench.workload)
 
         return fit
+
+    def _measured(self, cache: MeasurementCache, subnets: Sequence[Subnet]) -> list[ProfileRecord]:
+        """Subnets measured on the target, or found in the cache; counted either way."""
+        state, bench = self._state, self._state.bench
+        device, seed = state.device(state.config.target), state.seed + 1
+        before = state.ledger.count(device.spec.device_id, Purpose.CALIBRATION)
+        records = cache.measure(
+            subnets, bench.shape, bench.workload, device.spec, seed,
+            lambda missing: measure(device, missing, bench.shape, bench.workload, bench.open_subnet,
+                                    purpose=Purpose.CALIBRATION, seed=seed),
+        )  # fmt: skip
+        # What an earlier or interrupted run measured for this method is no less a measurement of the target.
+        counted = state.ledger.count(device.spec.device_id, Purpose.CALIBRATION) - before
+        state.ledger.add(device.spec.device_id, Purpose.CALIBRATION, len(records) - counted)
+        return records
 
 
 def open_cache(state: RunState) -> MeasurementCache | None:

@@ -28,6 +28,7 @@ from metas_peft.tuning.forms import CLASSES, Form
 from metas_peft.tuning.loop import LoopSettings, Objective, fit
 from metas_peft.tuning.objectives import Distillation, DistilledObjective, TaskObjective, Teacher
 from metas_peft.tuning.order import descending, importances
+from metas_peft.tuning.workers import agreed
 
 logger = logging.getLogger(__name__)
 
@@ -169,10 +170,11 @@ class TuningContext:
             hidden=self.distillation.hidden > 0, bf16=self.settings.bf16, progress=self.progress,
             form=self.form, temperature=self.distillation.temperature,
         )  # fmt: skip
-        heads, neurons = importances(
+        found = importances(
             self.network, self.shape, self.data, self.collator,
             batches=ORDER_BATCHES, batch_size=ORDER_BATCH_SIZE, seed=self.seed, form=self.form,
         )  # fmt: skip
+        heads, neurons = agreed(found)
         self.reorder(descending(heads), descending(neurons))
         self._start = self.checkpoint()
 

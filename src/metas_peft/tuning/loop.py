@@ -1,4 +1,7 @@
-"""One training loop for every method: `transformers.Trainer`, told what to minimise by an `Objective`."""
+"""One training loop for every method: `transformers.Trainer`, told what to minimise by an `Objective`.
+
+Several processes of a launcher train together: each has its own batches, gradients are averaged.
+"""
 
 import contextlib
 import logging
@@ -18,6 +21,7 @@ from tqdm.auto import tqdm
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from metas_peft.core.errors import TrainingDivergedError, UsageError
+from metas_peft.core.launched import processes
 from metas_peft.tuning.data import Batches, EncodedTexts
 from metas_peft.tuning.gating import GateOptimizer
 
@@ -155,6 +159,34 @@ class _Trainer(transformers.Trainer):
         return BucketSampler(self._lengths, self.args.train_batch_size, self.args.seed)
 
 
+class _LossOf(torch.nn.Module):
+    """A model and its objective as one module, for several processes.
+
+    What synchronises gradients follows the graph of one pass through the module that it wraps. An objective may make
+    two, look at hidden states on the way, and leave out whole layers.
+    """
+
+    def __init__(self, model: Any, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self._objective = objective
+
+    def forward(self, **batch: torch.Tensor) -> torch.Tensor:
+        """The loss of a batch."""
+        return self._objective.loss(self.model, batch)
+
+
+class _Asking:
+    """The objective of a `_LossOf`."""
+
+    def loss(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Loss of one batch, a scalar."""
+        return model(**batch)
+
+    def after_step(self, step: int, steps: int) -> None:
+        """The inner objective's turn comes with the progress bar."""
+
+
 class _OwnRate(transformers.TrainerCallback):
     """Steps parameters outside the model right after the Trainer has stepped its own."""
 
@@ -196,21 +228,12 @@ def _check_finite(model: Any, gates: Sequence[torch.nn.Parameter], settings: Loo
         )
 
 
-def _refuse_many_processes() -> None:
-    """Each process would go its own way: what a stage removes depends on the gradients that it sees."""
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise UsageError(
-            f"A stage is trained by one process, but this is one of {processes} (WORLD_SIZE). Start it with "
-            "--num_processes 1; gates in a Trainer of your own may be trained by many (docs/training.md)."
-        )
-
-
 def _refuse_many_devices(args: transformers.TrainingArguments) -> None:
     """The Trainer would split every batch over copies of the model, of which each is a view of its own."""
     if args.n_gpu > 1:
         raise UsageError(
-            f"A stage is trained on one GPU, but {args.n_gpu} are visible. Set CUDA_VISIBLE_DEVICES to one of them."
+            f"One process trains on one GPU, but {args.n_gpu} are visible. Set CUDA_VISIBLE_DEVICES to one of them, or "
+            "start a process for each with accelerate launch (docs/scaling.md)."
         )
 
 
@@ -275,9 +298,8 @@ def fit(
 
     Raises:
         TrainingDivergedError: The loss or a weight became NaN or infinite.
-        UsageError: A launcher has started several processes.
+        UsageError: Several GPUs are visible to this process.
     """
-    _refuse_many_processes()
     started = time.monotonic()
     with _own_randomness(), _tensorboard_in(settings.reports, title), _scratch() as scratch:
         args = transformers.TrainingArguments(
@@ -305,9 +327,10 @@ def fit(
             dataloader_pin_memory=False,
         )
         _refuse_many_devices(args)
+        is_shared = processes() > 1
         trainer = _Trainer(
-            objective,
-            model=model,
+            _Asking() if is_shared else objective,
+            model=_LossOf(model, objective) if is_shared else model,
             args=args,
             train_dataset=data,
             data_collator=collator,

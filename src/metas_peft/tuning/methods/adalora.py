@@ -18,6 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from metas_peft.backbones import Layout, compact, shape_of
 from metas_peft.backbones.adapters import task_type
 from metas_peft.core.errors import UnsupportedBackboneError
+from metas_peft.core.launched import processes
 from metas_peft.core.subnet import Subnet
 from metas_peft.tuning.context import Member, TuningContext
 from metas_peft.tuning.loop import fit
@@ -59,7 +60,8 @@ class AdaLora(Method):
             raise UnsupportedBackboneError("AdaLoRA needs a run that trains adapters; this one trains all weights.")
         context.reset()
         settings, shape = context.settings, context.shape
-        per_epoch = math.ceil(math.ceil(len(context.data) / settings.batch_size) / settings.accumulation)
+        batches = math.ceil(len(context.data) / settings.batch_size)
+        per_epoch = math.ceil(math.ceil(batches / processes()) / settings.accumulation)
         steps = settings.steps or math.ceil(per_epoch * settings.epochs)
         ranks = max(site.rank for site in shape.sites)
         usual: Any = context.adapted.peft_config["default"]

@@ -23,6 +23,7 @@ from metas_peft.tuning.objectives import DistilledObjective
 from metas_peft.tuning.order import descending
 from metas_peft.tuning.path import SAVE_EVERY
 from metas_peft.tuning.pricing import GatePrice, Price, flops_fraction
+from metas_peft.tuning.workers import agreed
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def train_gates(context: TuningContext, price: Price, granularities: Sequence[st
     with gated(context.network, shape, objective.draw, granularities):
         context.fit(objective, settings.steps, "gates", offset=1,
                     gates=list(gates.parameters()), gate_rate=settings.learning_rate)  # fmt: skip
-    values = gates.expectations()
+    values = agreed(gates.expectations())
     notes = []
     if still := unmoved(gates, before):
         notes.append(

@@ -17,6 +17,7 @@ from metas_peft.tuning.members import members_of
 from metas_peft.tuning.methods.base import TunedFront
 from metas_peft.tuning.path import BATCH_SIZE, TOLERANCE, PathSearch, largest_within
 from metas_peft.tuning.pricing import Price, flops_fraction
+from metas_peft.tuning.workers import agreed
 
 logger = logging.getLogger(__name__)
 BEYOND_UNIFORM = 0.8  # of the FLOPs at which equally wide layers hold the budgets
@@ -57,7 +58,7 @@ def find_path(context: TuningContext, price: Price) -> tuple[list[Subnet], dict[
         search = PathSearch(view, context.distilled(), price, context.workload, end=end)
         search.run(context.adapted, batches, context.schedule.path, bf16=settings.bf16, progress=context.progress)
     scores = {f"importance.{name}": torch.from_numpy(values) for name, values in search.importances.items()}
-    return search.path, scores
+    return agreed((search.path, scores))
 
 
 def joint_front(context: TuningContext, path: list[Subnet]) -> TunedFront:
