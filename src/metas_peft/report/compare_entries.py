@@ -3,7 +3,6 @@
 A run gives its own method and its baselines, on its target and on every device that they were carried over to.
 """
 
-import hashlib
 import json
 import logging
 import zipfile
@@ -13,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from metas_peft.core.cost import METRICS
 from metas_peft.core.errors import CheckpointError
 from metas_peft.report.collect import Method, Point, Run, Target, read_run
+from metas_peft.report.compare_variants import digest, read_settings, variants
 
 logger = logging.getLogger(__name__)
 
-RESULTS, ANSWERS, CONFIG = "results.json", "answers.npz", "config.yaml"
-# Settings by which two runs of one method do not differ in kind: names, places, seeds, and what runs beside them.
-_NOT_A_VARIANT = ("run_id", "output_dir", "retarget", "optuna", "threads", "controller", "report_to")
+RESULTS, ANSWERS = "results.json", "answers.npz"
 
 
 @dataclass(frozen=True, order=True)
@@ -148,12 +145,12 @@ def read_entries(run_dirs: Sequence[Path]) -> list[Entry]:
         CheckpointError: A run cannot be read.
     """
     runs = [(path, read_run(path)) for path in run_dirs]
-    settings = {path: _settings(path) for path in run_dirs}
-    variants = _variants([(run.label, settings[path]) for path, run in runs])
+    settings = {path: read_settings(path) for path in run_dirs}
+    named = variants([(run.label, settings[path]) for path, run in runs])
     entries: list[Entry] = []
     for path, run in runs:
         results = json.loads((path / RESULTS).read_text(encoding="utf-8"))
-        variant = variants[run.label, _digest(settings[path])]
+        variant = named[run.label, digest(settings[path])]
         stored = _answers(path)
         for target in (run.target, *run.retargets):
             entries.append(_main(run, results, target, variant, stored))
@@ -230,47 +227,3 @@ def _answers_of(stored: Mapping[str, np.ndarray], name: str | None, members: int
     if name is None or not {name, "dense", "labels"} <= stored.keys() or len(stored[name]) != members:
         return None
     return Answers(stored[name], stored["dense"][0], stored["labels"])
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    """Flat settings of a run that make it a variant of its method; empty where the run wrote none."""
-    try:
-        data = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path / CONFIG} cannot be read ({error}).") from error
-    flat: dict[str, Any] = {}
-
-    def collect(node: Mapping[str, Any], prefix: str) -> None:
-        for name, value in node.items():
-            if isinstance(value, Mapping):
-                collect(value, f"{prefix}{name}.")
-            else:
-                flat[f"{prefix}{name}"] = value
-
-    collect({k: v for k, v in data.items() if k not in _NOT_A_VARIANT}, "")
-    for name in ("training.seed", "evaluation.baselines", "evaluation.primary_metric", "evaluation.metrics",
-                 "hardware_profiling.measurement_cache_dir", "surrogate.checkpoint_path", "dataset.path",
-                 "model.architecture_notes"):  # fmt: skip
-        flat.pop(name, None)
-    # What a cell says already is no variant of a method within it.
-    for name in ("model.name", "dataset.name", "dataset.source", "device", "hardware_profiling.target_device"):
-        flat.pop(name, None)
-    return flat
-
-
-def _variants(runs: Sequence[tuple[str, dict[str, Any]]]) -> dict[tuple[str, str], str]:
-    """(method, digest of settings) -> the settings in which it differs from other runs of the method."""
-    named: dict[tuple[str, str], str] = {}
-    for label in dict.fromkeys(label for label, _ in runs):
-        distinct = {_digest(s): s for name, s in runs if name == label}
-        keys = sorted({k for s in distinct.values() for k in s})
-        differing = [k for k in keys if len({json.dumps(s.get(k)) for s in distinct.values()}) > 1]
-        for digest, s in distinct.items():
-            named[label, digest] = ", ".join(f"{k}={s.get(k)}" for k in differing)
-    return named
-
-
-def _digest(settings: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
