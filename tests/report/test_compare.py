@@ -147,6 +147,17 @@ def test_baselines_of_a_run_are_methods_too_and_own_runs_go_before_them(make_run
     assert by_name["EChorda-style (as described)"].measurements == 200
 
 
+def test_method_that_ran_by_itself_as_described_is_not_the_equal_treatment(make_run, tmp_path):
+    config = {"method": "EChorda-as-described", "training": {"seed": 0, "num_epochs": 2}}
+    make_run("host", baselines=True)
+    make_run("old", method="EChorda-style", shift=0.01, config=config)  # results of before `setting` was stored
+    make_run("new", method="EChorda-style", seed=1, config=config, setting="as described")
+    (cell,) = compare([tmp_path / "runs"], draws=0)
+    runs = {m.name: [e.run_id for e in m.entries] for m in cell.methods}
+    assert runs["EChorda-style"] == ["host"]
+    assert runs["EChorda-style (as described)"] == ["old", "new"]
+
+
 def test_runs_on_other_devices_or_tasks_are_other_cells(make_run, tmp_path):
     local = realistic_results()["retargets"]
     make_run("a", retargets=local)

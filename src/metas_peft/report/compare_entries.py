@@ -3,6 +3,7 @@
 A run gives its own method and its baselines, on its target and on every device that they were carried over to.
 """
 
+import dataclasses
 import json
 import logging
 import zipfile
@@ -13,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from metas_peft.conf.methods import Method as MethodRow
 from metas_peft.core.cost import METRICS
 from metas_peft.core.errors import CheckpointError
 from metas_peft.report.collect import Method, Point, Run, Target, read_run
-from metas_peft.report.compare_variants import digest, read_settings, variants
+from metas_peft.report.compare_variants import described, method_of, read_settings, variants
 
 logger = logging.getLogger(__name__)
 
@@ -144,30 +146,34 @@ def read_entries(run_dirs: Sequence[Path]) -> list[Entry]:
     Raises:
         CheckpointError: A run cannot be read.
     """
-    runs = [(path, read_run(path)) for path in run_dirs]
-    settings = {path: read_settings(path) for path in run_dirs}
-    named = variants([(run.label, settings[path]) for path, run in runs])
-    entries: list[Entry] = []
-    for path, run in runs:
+    own: list[tuple[Entry, Mapping[str, Any]]] = []
+    baselines: list[Entry] = []
+    for path in run_dirs:
+        run, settings, stored = read_run(path), read_settings(path), _answers(path)
         results = json.loads((path / RESULTS).read_text(encoding="utf-8"))
-        variant = named[run.label, digest(settings[path])]
-        stored = _answers(path)
+        # The name of the method says no more than its label and its setting do.
+        row = method_of(str(settings.pop("method", "")), run.label)
         for target in (run.target, *run.retargets):
-            entries.append(_main(run, results, target, variant, stored))
+            own.append((_main(run, results, target, row, stored), settings))
             # A baseline inherits the settings of the run it stands in, which may not be those of its own run file.
-            entries += [_baseline(run, results, target, baseline, stored) for baseline in target.rivals]
-    return entries
+            baselines += [_baseline(run, results, target, b, method_of(b.name, b.label), stored) for b in target.rivals]
+    differing = variants([(entry.name, settings) for entry, settings in own])
+    named = [
+        dataclasses.replace(entry, variant=", ".join(part for part in (entry.variant, which) if part))
+        for (entry, _), which in zip(own, differing, strict=True)
+    ]
+    return [*named, *baselines]
 
 
 def _main(
-    run: Run, results: Mapping[str, Any], target: Target, variant: str, stored: Mapping[str, np.ndarray]
+    run: Run, results: Mapping[str, Any], target: Target, row: MethodRow | None, stored: Mapping[str, np.ndarray]
 ) -> Entry:
     counted = target.measurements
     own = next((name for name in stored if name not in ("dense", "labels")), None)
     return Entry(
         cell=_cell(run, results, target),
         method=run.label,
-        variant=variant,
+        variant=described(results.get("setting"), row),
         seed=run.seeds[0] if run.seeds else 0,
         run_id=run.run_id,
         is_main=True,
@@ -184,13 +190,13 @@ def _main(
 
 
 def _baseline(
-    run: Run, results: Mapping[str, Any], target: Target, baseline: Method, stored: Mapping[str, np.ndarray]
-) -> Entry:
-    described = "" if baseline.setting in ("", "equal treatment") else baseline.setting
+    run: Run, results: Mapping[str, Any], target: Target, baseline: Method, row: MethodRow | None,
+    stored: Mapping[str, np.ndarray],
+) -> Entry:  # fmt: skip
     return Entry(
         cell=_cell(run, results, target),
         method=baseline.label,
-        variant=described,
+        variant=described(baseline.setting, row),
         seed=run.seeds[0] if run.seeds else 0,
         run_id=run.run_id,
         is_main=False,

@@ -8,15 +8,27 @@ from typing import Any
 
 import yaml
 
+from metas_peft.conf.methods import METHODS, Method
 from metas_peft.core.errors import CheckpointError
 
 CONFIG = "config.yaml"
+FAIR = METHODS["EChorda"].setting
 # Settings by which two runs of one method do not differ in kind: names, places, seeds, and what runs beside them.
 _NOT_A_VARIANT = ("run_id", "output_dir", "retarget", "optuna", "threads", "controller", "report_to")
+_NAMES_AND_PLACES = (
+    "training.seed", "evaluation.baselines", "evaluation.primary_metric", "evaluation.metrics",
+    "hardware_profiling.measurement_cache_dir", "surrogate.checkpoint_path", "dataset.path", "model.architecture_notes",
+    # What a cell says already is no variant of a method within it.
+    "model.name", "dataset.name", "dataset.source", "device", "hardware_profiling.target_device",
+)  # fmt: skip
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Flat settings of a run that make it a variant of its method; empty where the run wrote none."""
+    """Flat settings of a run by dotted name, the method's name among them; empty where the run wrote none.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+    """
     try:
         data = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -33,28 +45,36 @@ def read_settings(path: Path) -> dict[str, Any]:
                 flat[f"{prefix}{name}"] = value
 
     collect({k: v for k, v in data.items() if k not in _NOT_A_VARIANT}, "")
-    for name in ("training.seed", "evaluation.baselines", "evaluation.primary_metric", "evaluation.metrics",
-                 "hardware_profiling.measurement_cache_dir", "surrogate.checkpoint_path", "dataset.path",
-                 "model.architecture_notes"):  # fmt: skip
-        flat.pop(name, None)
-    # What a cell says already is no variant of a method within it.
-    for name in ("model.name", "dataset.name", "dataset.source", "device", "hardware_profiling.target_device"):
-        flat.pop(name, None)
-    return flat
+    return {name: value for name, value in flat.items() if name not in _NAMES_AND_PLACES}
 
 
-def variants(runs: Sequence[tuple[str, dict[str, Any]]]) -> dict[tuple[str, str], str]:
-    """(method, digest of settings) -> the settings in which it differs from other runs of the method."""
-    named: dict[tuple[str, str], str] = {}
-    for label in dict.fromkeys(label for label, _ in runs):
-        distinct = {digest(s): s for name, s in runs if name == label}
-        keys = sorted({k for s in distinct.values() for k in s})
-        differing = [k for k in keys if len({json.dumps(s.get(k)) for s in distinct.values()}) > 1]
-        for key, s in distinct.items():
-            named[label, key] = ", ".join(f"{k}={s.get(k)}" for k in differing)
-    return named
+def method_of(name: str, label: str) -> Method | None:
+    """The row of a method by its name or, where that is none, in equal treatment by its label; None if not known."""
+    if name in METHODS:
+        return METHODS[name]
+    rows = (METHODS[known] for known in METHODS)
+    return next((row for row in rows if row.label == label and row.setting == FAIR), None)
 
 
-def digest(settings: Mapping[str, Any]) -> str:
-    """A name of settings, the same for the same ones."""
+def described(setting: str | None, method: Method | None) -> str:
+    """How a method is treated where that is not equally; results of before it was stored leave it to the method."""
+    known = setting or (method.setting if method else FAIR)
+    return "" if known == FAIR else known
+
+
+def variants(entries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """For each (name, settings) the settings in which it differs from others of that name; empty where in none."""
+    distinct: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name, settings in entries:
+        distinct.setdefault(name, {})[_digest(settings)] = settings
+    differing = {name: _differing(list(known.values())) for name, known in distinct.items()}
+    return [", ".join(f"{k}={settings.get(k)}" for k in differing[name]) for name, settings in entries]
+
+
+def _differing(known: Sequence[Mapping[str, Any]]) -> list[str]:
+    keys = sorted({k for settings in known for k in settings})
+    return [k for k in keys if len({json.dumps(settings.get(k)) for settings in known}) > 1]
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
