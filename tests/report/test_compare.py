@@ -158,6 +158,42 @@ def test_method_that_ran_by_itself_as_described_is_not_the_equal_treatment(make_
     assert runs["EChorda-style (as described)"] == ["old", "new"]
 
 
+def test_baselines_are_variants_by_the_settings_of_their_hosts(make_run, tmp_path):
+    for seed, epochs in ((0, 2), (1, 9)):
+        config = {"method": "MetaS-PEFT", "training": {"seed": seed, "num_epochs": epochs}}
+        make_run(f"host-{seed}", seed=seed, baselines=True, config=config)
+    (cell,) = compare([tmp_path / "runs"], draws=0)
+    seeds = {m.name: m.seeds for m in cell.methods}
+    assert seeds["EChorda-style (training.num_epochs=2)"] == (0,)
+    assert seeds["EChorda-style (training.num_epochs=9)"] == (1,)
+    assert seeds["EChorda-style (as described, training.num_epochs=9)"] == (1,)
+
+
+def test_settings_without_bearing_on_a_baseline_make_no_variant_of_it(make_run, tmp_path):
+    for seed, samples in ((0, 5), (1, 20)):
+        config = {"training": {"seed": seed}, "surrogate": {"calibration_samples": samples}}
+        make_run(f"host-{seed}", seed=seed, baselines=True, config=config)
+    (cell,) = compare([tmp_path / "runs"], draws=0)
+    seeds = {m.name: m.seeds for m in cell.methods}
+    assert seeds["EChorda-style"] == seeds["Distilled layer dropping"] == (0, 1)
+    assert seeds["MetaS-PEFT (surrogate.calibration_samples=5)"] == (0,)
+
+
+@pytest.mark.parametrize(
+    ("second", "note"),
+    [
+        ("host", "EChorda-style, seed 0: the baseline in b is left out, the baseline in a is taken."),
+        ("own", "EChorda-style, seed 0: the baseline in a is left out, b is taken."),
+    ],
+)
+def test_entries_that_are_left_out_are_noted(make_run, tmp_path, second, note):
+    make_run("a", baselines=True)
+    changes = {"baselines": True} if second == "host" else {"method": "EChorda-style"}
+    make_run("b", **changes)
+    (cell,) = compare([tmp_path / "runs"], draws=0)
+    assert note in cell.notes
+
+
 def test_runs_on_other_devices_or_tasks_are_other_cells(make_run, tmp_path):
     local = realistic_results()["retargets"]
     make_run("a", retargets=local)

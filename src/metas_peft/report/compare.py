@@ -169,8 +169,9 @@ def _once(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
         key = (entry.name, entry.seed)
         if key not in chosen:
             chosen[key] = entry
-        elif entry.is_main:
-            notes.append(f"{entry.name}, seed {entry.seed}: {entry.run_id} is left out, {chosen[key].run_id} is taken.")
+        else:
+            left, taken = (e.run_id if e.is_main else f"the baseline in {e.run_id}" for e in (entry, chosen[key]))
+            notes.append(f"{entry.name}, seed {entry.seed}: {left} is left out, {taken} is taken.")
     return list(chosen.values()), notes
 
 

@@ -18,7 +18,7 @@ from metas_peft.conf.methods import Method as MethodRow
 from metas_peft.core.cost import METRICS
 from metas_peft.core.errors import CheckpointError
 from metas_peft.report.collect import Method, Point, Run, Target, read_run
-from metas_peft.report.compare_variants import described, method_of, read_settings, variants
+from metas_peft.report.compare_variants import bearing, described, method_of, read_settings, variants
 
 logger = logging.getLogger(__name__)
 
@@ -146,23 +146,21 @@ def read_entries(run_dirs: Sequence[Path]) -> list[Entry]:
     Raises:
         CheckpointError: A run cannot be read.
     """
-    own: list[tuple[Entry, Mapping[str, Any]]] = []
-    baselines: list[Entry] = []
+    found: list[tuple[Entry, Mapping[str, Any]]] = []
     for path in run_dirs:
         run, settings, stored = read_run(path), read_settings(path), _answers(path)
         results = json.loads((path / RESULTS).read_text(encoding="utf-8"))
-        # The name of the method says no more than its label and its setting do.
-        row = method_of(str(settings.pop("method", "")), run.label)
+        own = method_of(str(settings.get("method", "")), run.label)
         for target in (run.target, *run.retargets):
-            own.append((_main(run, results, target, row, stored), settings))
-            # A baseline inherits the settings of the run it stands in, which may not be those of its own run file.
-            baselines += [_baseline(run, results, target, b, method_of(b.name, b.label), stored) for b in target.rivals]
-    differing = variants([(entry.name, settings) for entry, settings in own])
-    named = [
+            found.append((_main(run, results, target, own, stored), bearing(settings, own)))
+            for baseline in target.rivals:
+                row = method_of(baseline.name, baseline.label)
+                found.append((_baseline(run, results, target, baseline, row, stored), bearing(settings, row)))
+    differing = variants([(entry.name, settings) for entry, settings in found])
+    return [
         dataclasses.replace(entry, variant=", ".join(part for part in (entry.variant, which) if part))
-        for (entry, _), which in zip(own, differing, strict=True)
+        for (entry, _), which in zip(found, differing, strict=True)
     ]
-    return [*named, *baselines]
 
 
 def _main(

@@ -1,14 +1,18 @@
-"""The settings of runs, and by which of them runs of one method differ: its variants."""
+"""The settings of runs, and by which of them entries of one method differ: its variants.
+
+Baselines inherit the settings of the run that they stand in, so they are told apart as runs are, by the settings that
+have a bearing on the method.
+"""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from metas_peft.conf.methods import METHODS, Method
+from metas_peft.conf.methods import METHODS, CostTerm, Method, Shape
 from metas_peft.core.errors import CheckpointError
 
 CONFIG = "config.yaml"
@@ -21,6 +25,16 @@ _NAMES_AND_PLACES = (
     # What a cell says already is no variant of a method within it.
     "model.name", "dataset.name", "dataset.source", "device", "hardware_profiling.target_device",
 )  # fmt: skip
+_PREDICTED = (CostTerm.SURROGATE, CostTerm.TARGET)
+# How a setting begins, and whether it bears on a method. The first that fits counts; what fits none bears on all.
+_BEARING: tuple[tuple[str, Callable[[Method], bool]], ...] = (
+    ("surrogate.calibration_", lambda m: m.cost_term is CostTerm.SURROGATE),
+    ("surrogate.", lambda m: m.cost_term in _PREDICTED),  # samples of a target are fitted with the pool as a prior
+    ("objective_weights.", lambda m: m.cost_term in _PREDICTED),
+    ("hardware_profiling.real_measurements_required", lambda m: m.cost_term is CostTerm.TARGET),
+    ("model.gating.", lambda m: m.shape is Shape.GATED),
+    ("front", lambda m: m.shape is not Shape.DENSE),
+)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -60,6 +74,22 @@ def described(setting: str | None, method: Method | None) -> str:
     """How a method is treated where that is not equally; results of before it was stored leave it to the method."""
     known = setting or (method.setting if method else FAIR)
     return "" if known == FAIR else known
+
+
+def bearing(settings: Mapping[str, Any], method: Method | None) -> dict[str, Any]:
+    """The settings that make an entry a variant of its method; of a method that is not known, all.
+
+    Args:
+        settings: Of the run, by dotted name.
+        method: Row of the method.
+    """
+
+    def bears(name: str) -> bool:
+        rule = next((rule for start, rule in _BEARING if name.startswith(start)), None)
+        return method is None or rule is None or rule(method)
+
+    # The name says no more than the label and the setting do.
+    return {name: value for name, value in settings.items() if name != "method" and bears(name)}
 
 
 def variants(entries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
