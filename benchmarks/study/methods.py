@@ -225,7 +225,7 @@ def _gain(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> dict[str,
 
 def hypotheses(cells: list[dict[str, Any]], runs: list[dict[str, Any]], is_whole: bool) -> list[dict[str, Any]]:
     """What the source expects, what was found, and in plain words what that says."""
-    found = [parity(cell, is_whole) for cell in cells]
+    found = [parity(cell, is_whole) for cell in cells if cell["device"] == runs[0]["target_device"]]
     for device in (runs[0]["target_device"], *runs[0]["retargets"]):
         found += surrogate_errors(device, [r if device == r["target_device"] else r["retargets"][device] for r in runs])
     controllers = [c for r in runs if (c := r["controller"])]
@@ -271,11 +271,24 @@ def surrogate_errors(device: str, entries: Sequence[dict[str, Any]]) -> list[dic
 
 
 def parity(cell: dict[str, Any], is_whole: bool) -> dict[str, Any]:
-    """Five measurements reach what EChorda reaches with two hundred; undecided while seeds are missing."""
-    reach = f"reach at least {PARITY} of the volume that EChorda reaches with 200"
-    text = f"{cell['task']}, {cell['device']}: five target measurements {reach}."
+    """A few measurements reach what EChorda reaches with many; undecided while seeds are missing.
+
+    Only of the device that the fronts were chosen for. On another one ours was calibrated again and EChorda's, which
+    did not measure it at all, is merely the one chosen elsewhere: that says nothing of parity.
+    """
+    counted = {m["method"]: m["measurements"] for m in cell["methods"]}
+    few, many = counted.get(OURS), counted.get(RIVAL)
+    where = " / ".join(dict.fromkeys(o for origins in cell["origin"].values() for o in origins))
+    ours, theirs = (
+        f"{'some' if few is None else few} target measurements",
+        "an unknown number" if many is None else many,
+    )
+    reach = f"reach at least {PARITY} of the volume that EChorda reaches with {theirs}"
+    text = f"{cell['task']}, {cell['device']} ({where}): {ours} {reach}."
     pair = next((p for p in cell["pairs"] if p["theirs"] == RIVAL), None)
     ratio = pair["ratio"] if pair else {"value": None, "low": None, "high": None}
+    if few is None or many is None:
+        return judged(text, ratio, None, "The measurements are not known, or not the same in all seeds.")
     if ratio["value"] is None or ratio["low"] is None:
         return judged(text, ratio, None, "No interval could be formed.")
     if not is_whole:

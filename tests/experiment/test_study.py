@@ -95,6 +95,44 @@ def test_study_of_methods_is_summarised_and_not_repeated(arguments, tmp_path, mo
         methods.main([*asked, "training.joint_steps=1"])
 
 
+def compared(device="pixel-8", measurements=200):
+    """A cell of a comparison, as far as parity looks at it."""
+    counts = {"MetaS-PEFT": 5, "EChorda-style": measurements}
+    return {
+        "task": "sst2", "device": device, "origin": dict.fromkeys(("energy_j", "latency_ms"), ["simulated"]),
+        "methods": [{"method": name, "measurements": count} for name, count in counts.items()],
+        "pairs": [{"theirs": "EChorda-style", "ratio": {"value": 1.03, "low": 0.99, "high": 1.1}}],
+    }  # fmt: skip
+
+
+def finished():
+    """What a finished run says of its surrogate."""
+    origin = {"energy": "simulated", "latency": "simulated", "power": "simulated"}
+    local = {"energy": "modelled", "latency": "measured", "power": "modelled"}
+    errors = {"energy": 1.0, "latency": 2.0, "power": 3.0, "against": "measurement"}
+    return {
+        "target_device": "pixel-8", "controller": None, "dense": {"origin": origin}, "surrogate_error": errors,
+        "retargets": {"local": {"dense": {"origin": local}, "surrogate_error": errors}},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("measurements", "sentence", "verdict"),
+    [(200, "reaches with 200.", "confirmed"), (20, "reaches with 20.", "confirmed"),
+     (None, "reaches with an unknown number.", "not testable here")],
+)  # fmt: skip
+def test_parity_is_with_the_measurements_that_the_rival_made(measurements, sentence, verdict):
+    found = script("methods").parity(compared(measurements=measurements), is_whole=True)
+    assert found["hypothesis"].endswith(sentence)
+    assert "pixel-8 (simulated): 5 target measurements" in found["hypothesis"]
+    assert found["verdict"] == verdict
+
+
+def test_parity_is_looked_at_only_where_the_rival_measured():
+    found = script("methods").hypotheses([compared("local", 0), compared()], [finished()], is_whole=True)
+    assert [h["hypothesis"][:13] for h in found if "the volume that EChorda" in h["hypothesis"]] == ["sst2, pixel-8"]
+
+
 @pytest.mark.parametrize(
     ("source", "kept"), [("local:/home/me/data/sst2", "local:sst2"), ("SetFit/sst2", "SetFit/sst2"), ("", "")]
 )
