@@ -134,6 +134,23 @@ def test_parity_is_looked_at_only_where_the_rival_measured():
 
 
 @pytest.mark.parametrize(
+    ("device", "metric", "verdict", "why"),
+    [
+        ("pixel-8", "energy", "not testable here", "simulator"),
+        ("pixel-8", "latency", "not testable here", "simulator"),
+        ("local", "energy", "not testable here", "modelled"),
+        ("local", "latency", "confirmed", "Measured"),
+        ("local", "power", "not testable here", "modelled"),
+    ],
+)
+def test_errors_of_the_surrogate_are_judged_only_where_they_are_measured(device, metric, verdict, why):
+    found = script("methods").hypotheses([], [finished()], is_whole=True)
+    said = next(h for h in found if f"{metric} error" in h["hypothesis"] and device in h["hypothesis"])
+    assert (said["verdict"], why in said["because"]) == (verdict, True)
+    assert said["found"]["mean_percent"] > 0  # the number stays
+
+
+@pytest.mark.parametrize(
     ("source", "kept"), [("local:/home/me/data/sst2", "local:sst2"), ("SetFit/sst2", "SetFit/sst2"), ("", "")]
 )
 def test_record_does_not_say_where_somebody_keeps_the_data(source, kept):
