@@ -32,6 +32,7 @@ from metas_peft.core.files import read_json, replacing, write_json, write_text
 from metas_peft.report import write_report
 from metas_peft.report.compare import as_plain, compare
 from metas_peft.report.compare_page import write_comparison
+from metas_peft.report.compare_statistics import REDRAWN, quality_of
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -185,15 +186,16 @@ def in_budget(runs: Sequence[dict[str, Any]], fraction: float) -> dict[str, dict
 
 
 def at_points(folders: Sequence[Path], points: Sequence[float]) -> dict[str, dict[str, Any]]:
-    """Operating point -> method -> mean quality and size, and by how much more accurate ours is (95 % interval).
+    """Operating point -> method -> mean quality and size, and by how much ours is better (95 % interval).
 
-    Of each method the largest member within the point counts. Right and wrong answers to the same examples are paired;
-    the interval is by bootstrap over seeds and examples.
+    Of each method the largest member within the point counts. Answers to the same examples are paired; the interval is
+    by bootstrap over seeds and examples, of the task's headline metric.
     """
     runs = [(read_json(f / RESULTS), np.load(f / ANSWERS)) for f in folders]
+    labels, metric = [answers["labels"] for _, answers in runs], runs[0][0]["quality_metric"]
     found: dict[str, dict[str, Any]] = {}
     for point in points:
-        right: dict[str, list[np.ndarray]] = {}
+        given: dict[str, list[np.ndarray]] = {}
         rows: dict[str, list[dict[str, Any]]] = {}
         for results, answers in runs:
             fronts = {OURS: results["front"], **{n: b["front"] for n, b in results["baselines"].items()}}
@@ -201,16 +203,16 @@ def at_points(folders: Sequence[Path], points: Sequence[float]) -> dict[str, dic
                 inside = [i for i, row in enumerate(front) if row["flops_fraction"] <= point + NEARLY]
                 if inside:
                     best = max(inside, key=lambda i, front=front: front[i]["flops_fraction"])
-                    right.setdefault(name, []).append(answers[name][best] == answers["labels"])
+                    given.setdefault(name, []).append(answers[name][best])
                     rows.setdefault(name, []).append(front[best])
-        if len(right.get(OURS, ())) < len(runs):
+        if len(given.get(OURS, ())) < len(runs):
             continue  # ours has no member as small in some run
         found[f"{point:g}"] = {
             name: {
                 "quality": [row["quality"] for row in rows[name]],
                 "mean_quality": mean([row["quality"] for row in rows[name]]),
                 "flops_fraction": mean([row["flops_fraction"] for row in rows[name]]),
-                **({} if name == OURS else {"accuracy_better_by": _gain(right[OURS], right[name])}),
+                **({} if name == OURS else {"better_by": gain(given[OURS], given[name], labels, metric)}),
             }
             for name in rows
             if len(rows[name]) == len(runs)
@@ -218,15 +220,34 @@ def at_points(folders: Sequence[Path], points: Sequence[float]) -> dict[str, dic
     return found
 
 
-def _gain(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> dict[str, float]:
-    gain = np.array(ours, dtype=float) - np.array(theirs, dtype=float)  # (seeds, examples)
+def gain(
+    ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], labels: Sequence[np.ndarray], metric: str
+) -> dict[str, Any] | None:
+    """By how much ours is better in a metric, with its interval; None where it cannot be drawn again.
+
+    Args:
+        ours: Answers of one member per seed, (E,) each.
+        theirs: The same of a rival's, to the same examples.
+        labels: True classes per seed.
+        metric: Headline metric of the task.
+    """
+    if metric not in REDRAWN or not all(np.array_equal(labels[0], row) for row in labels):
+        return None
+    rows, seeds, examples = np.array([*ours, *theirs]), len(ours), len(labels[0])
+
+    def differences(weight: np.ndarray) -> np.ndarray:
+        quality = quality_of(rows, labels[0], weight, metric)
+        return quality[:seeds] - quality[seeds:]
+
     rng = np.random.default_rng(0)
-    seeds, examples = gain.shape
-    drawn = [
-        gain[rng.integers(seeds, size=seeds)][:, rng.integers(examples, size=examples)].mean() for _ in range(DRAWS)
-    ]
+    drawn = []
+    for _ in range(DRAWS):
+        which = rng.integers(seeds, size=seeds)
+        weight = np.bincount(rng.integers(examples, size=examples), minlength=examples).astype(float)
+        drawn.append(differences(weight)[which].mean())
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return {"mean": float(gain.mean()), "low": float(low), "high": float(high)}
+    return {"metric": metric, "mean": float(differences(np.ones(examples)).mean()), "low": float(low),
+            "high": float(high)}  # fmt: skip
 
 
 def hypotheses(cells: list[dict[str, Any]], runs: list[dict[str, Any]], is_whole: bool) -> list[dict[str, Any]]:

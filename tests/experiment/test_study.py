@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -12,6 +13,7 @@ from metas_peft.conf.compose import load
 from metas_peft.conf.plan import read_plan
 from metas_peft.conf.runfile import RunFile
 from metas_peft.search import Worker, open_search
+from metas_peft.tasks.metrics import confusion, matthews_scores
 
 from .conftest import SMALL
 
@@ -80,7 +82,8 @@ def test_study_of_methods_is_summarised_and_not_repeated(arguments, tmp_path, mo
         rival = methods_there["DiGASE"]
         own = methods_there["MetaS-PEFT"]
         assert max(rival["flops_fraction"], own["flops_fraction"]) <= float(point)
-        gain = rival["accuracy_better_by"]
+        gain = rival["better_by"]
+        assert gain["metric"] == "accuracy"
         assert gain["mean"] == pytest.approx(own["mean_quality"] - rival["mean_quality"])
         assert gain["low"] <= gain["mean"] <= gain["high"]
     verdicts = {h["verdict"] for h in summary["hypotheses"]}
@@ -93,6 +96,42 @@ def test_study_of_methods_is_summarised_and_not_repeated(arguments, tmp_path, mo
     methods.main(asked)
     with pytest.raises(SystemExit, match=r"was run with other settings \(training changed\)"):
         methods.main([*asked, "training.joint_steps=1"])
+
+
+@pytest.fixture
+def matthews_runs(tmp_path):
+    """Two kept cells of CoLA: three sentences in four are right ones, and the rival calls all of them right."""
+    rng = np.random.default_rng(0)
+    folders = []
+    for seed in range(2):
+        labels = (np.arange(200) % 4 > 0).astype(int)
+        ours = np.where(rng.random(200) < 0.2, 1 - labels, labels)
+        answers = {"labels": labels, "dense": labels[None], "MetaS-PEFT": ours[None], "EChorda": np.ones((1, 200), int)}
+        quality = {n: matthews_scores(confusion(answers[n][0], labels, 2)) for n in ("MetaS-PEFT", "EChorda")}
+        fronts = {
+            n: [{"quality": s["matthews_correlation"], "flops_fraction": 0.5}] for n, s in quality.items()
+        }  # fmt: skip
+        folders.append(tmp_path / str(seed))
+        folders[-1].mkdir()
+        np.savez(folders[-1] / "answers.npz", **answers)
+        (folders[-1] / "results.json").write_text(json.dumps({
+            "quality_metric": "matthews_correlation", "front": fronts["MetaS-PEFT"],
+            "baselines": {"EChorda": {"front": fronts["EChorda"]}},
+        }))  # fmt: skip
+    return folders
+
+
+def test_gain_at_a_point_is_of_the_headline_metric(matthews_runs):
+    (found,) = script("methods").at_points(matthews_runs, [0.5]).values()
+    gain = found["EChorda"]["better_by"]
+    assert gain["metric"] == "matthews_correlation"
+    assert gain["mean"] == pytest.approx(found["MetaS-PEFT"]["mean_quality"] - found["EChorda"]["mean_quality"])
+    assert 0.3 < gain["low"] < gain["mean"] < gain["high"]  # of accuracy it is about 0.05
+
+
+def test_gain_is_left_out_where_the_metric_cannot_be_drawn_again():
+    rows = [np.zeros(4), np.zeros(4)]
+    assert script("methods").gain(rows, rows, rows, "perplexity") is None
 
 
 def compared(device="pixel-8", measurements=200):

@@ -21,6 +21,8 @@ from metas_peft.tasks.metrics import MEANS, accuracy, matthews
 LEVEL = 0.95
 # Headline metrics that can be computed from a confusion of weighted examples; in [0, 1].
 _SCORES = {"accuracy": accuracy, "matthews_correlation": lambda counts: max(0.0, matthews(counts))}
+# Headline metrics that a bootstrap over examples can compute.
+REDRAWN = tuple(dict.fromkeys((*_SCORES, *MEANS)))
 MOST_SIGNS = 12
 _FULL = METHODS["baseline"].label
 
@@ -111,7 +113,7 @@ class Bootstrap:
 
     def is_possible(self, entries: Sequence[Entry]) -> bool:
         """Whether all answers are there, to the same examples."""
-        if not self._draws or self._metric not in (*_SCORES, *MEANS):
+        if not self._draws or self._metric not in REDRAWN:
             return False
         if any(e.seed not in self._yardsticks or e.costs() is None for e in entries):
             return False
