@@ -169,6 +169,15 @@ def test_baselines_are_variants_by_the_settings_of_their_hosts(make_run, tmp_pat
     assert seeds["EChorda-style (as described, training.num_epochs=9)"] == (1,)
 
 
+def test_members_at_other_operating_points_are_in_no_common_row(make_run, tmp_path):
+    for seed, points in ((0, [0.5]), (1, [0.75, 0.5, 0.25])):
+        config = {"training": {"seed": seed}, "evaluation": {"operating_points": points}}
+        make_run(f"host-{seed}", seed=seed, baselines=True, config=config)
+    (cell,) = compare([tmp_path / "runs"], draws=0)
+    assert len(cell.methods) == 2 * 5
+    assert all("operating_points" in m.name and len(m.seeds) == 1 for m in cell.methods)
+
+
 def test_settings_without_bearing_on_a_baseline_make_no_variant_of_it(make_run, tmp_path):
     for seed, samples in ((0, 5), (1, 20)):
         config = {"training": {"seed": seed}, "surrogate": {"calibration_samples": samples}}
