@@ -108,6 +108,24 @@ def test_pair_has_ratio_interval_and_tests(study):
     assert compare([study], draws=200)[0].pairs == cell.pairs
 
 
+def test_members_chosen_in_evaluation_are_labelled_and_not_tested(study):
+    cells = compare([study], draws=0)
+    text = markdown(all_tables(cells))
+    assert text.count("best quality, chosen in evaluation") == 2
+    assert text.count("cheapest within 5 points, chosen in evaluation") == 2
+    assert "Quality, difference, cheapest useful, chosen in evaluation" in text
+    assert "t-test of it" not in text
+    (cell,) = as_plain(cells)["cells"]
+    ours, rival = cell["methods"]
+    assert [ours[name]["chosen_on"] for name in ("best", "cheapest_useful", "least_energy")] == [
+        "evaluation examples", "evaluation examples", "cost",
+    ]  # fmt: skip
+    (pair,) = cell["pairs"]
+    gap = ours["cheapest_useful"]["quality"]["mean"] - rival["cheapest_useful"]["quality"]["mean"]
+    assert pair["quality_difference"] == pytest.approx(gap)
+    assert "quality_test" not in pair
+
+
 def test_interval_of_a_method_beside_itself_holds_one(make_run, tmp_path):
     for seed in range(3):
         make_run(f"a-{seed}", seed=seed)
