@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from metas_peft.core.errors import CheckpointError
 from metas_peft.report.compare import as_plain, compare
 from metas_peft.report.compare_entries import find_runs, read_entries
 from metas_peft.report.compare_page import all_tables, render, write_comparison
-from metas_peft.report.compare_statistics import paired, quality_of
+from metas_peft.report.compare_statistics import REDRAWN, Bootstrap, paired, quality_of
 from metas_peft.report.compare_tables import latex, markdown
 from metas_peft.tasks.metrics import confusion, matthews
 
@@ -124,6 +125,22 @@ def test_members_chosen_in_evaluation_are_labelled_and_not_tested(study):
     gap = ours["cheapest_useful"]["quality"]["mean"] - rival["cheapest_useful"]["quality"]["mean"]
     assert pair["quality_difference"] == pytest.approx(gap)
     assert "quality_test" not in pair
+
+
+def test_draws_take_the_same_examples_whatever_the_number_of_seeds(study):
+    entries = read_entries(find_runs([study]))
+    bootstrap = Bootstrap(entries, draws=5, seed=0)
+    few, many = (bootstrap.drawn(entries[:n]) for n in (1, 3))
+    assert [weight.tolist() for _, weight in few] == [weight.tolist() for _, weight in many]
+    assert [len(which) for which, _ in many] == [3] * 5
+    assert len({tuple(weight) for _, weight in many}) == 5
+
+
+@pytest.mark.parametrize("metric", sorted(REDRAWN))
+def test_documentation_names_every_metric_that_has_intervals(metric):
+    page = (Path(__file__).parents[2] / "docs" / "comparing.md").read_text(encoding="utf-8")
+    spelled = {"rouge_l": "ROUGE-L"}.get(metric, metric.replace("_", " "))
+    assert spelled in page.replace("Matthews", "matthews").replace("_", " ")
 
 
 def test_interval_of_a_method_beside_itself_holds_one(make_run, tmp_path):
