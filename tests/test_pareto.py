@@ -148,27 +148,6 @@ def test_budget_is_met_at_equality_and_unknown_budget_is_named() -> None:
         pareto.inside_budgets(cost, {"latency": 20.0})
 
 
-def test_operating_points_take_at_most_eight_on_the_shared_grid() -> None:
-    fraction = np.linspace(0.02, 1.08, 54)
-    quality = 0.5 + 0.4 * fraction
-    chosen = pareto.operating_points(quality, fraction[:, None] * DENSE, DENSE)
-    limits = 1.1 * np.arange(1, 9) / 8
-    assert chosen.tolist() == [int(np.flatnonzero(fraction <= limit)[-1]) for limit in limits]
-    assert len(chosen) == 8
-
-
-def test_operating_points_skip_points_that_a_cheaper_one_beats() -> None:
-    fraction = np.linspace(0.1, 1.0, 20)
-    quality = np.where(np.arange(20) == 4, 0.95, 0.8)
-    chosen = pareto.operating_points(quality, fraction[:, None] * DENSE, DENSE)
-    assert chosen.tolist() == [0, 4]
-
-
-def test_operating_points_keep_all_when_few_cheapest_first() -> None:
-    cost = np.array([[2.0, 100, 10], [1, 50, 5], [0.5, 25, 2.5]])
-    assert pareto.operating_points(np.array([0.9, 0.8, 0.7]), cost, DENSE).tolist() == [2, 1, 0]
-
-
 def evaluated(rate: float, fraction: float, seed: int, examples: int = 400) -> pareto.Evaluated:
     rng = np.random.default_rng(seed)
     draw = rng.random(examples)

@@ -23,7 +23,6 @@ from metas_peft.core.errors import InvalidRecordError, UsageError, nearest
 
 REFERENCE_MARGIN = 1.1
 USEFUL_MARGIN = 0.05
-MAX_OPERATING_POINTS = 8
 VOLUMES = ("useful", "chance", "budgets")
 
 
@@ -166,38 +165,6 @@ def front_volumes(
         kind: None if kind == "budgets" and not budgets else volume(quality, cost, yardstick, kind, budgets)
         for kind in VOLUMES
     }
-
-
-def operating_points(
-    quality: np.ndarray, cost: np.ndarray, dense_cost: np.ndarray, limit: int = MAX_OPERATING_POINTS
-) -> np.ndarray:
-    """The points that represent a method: all of them up to `limit`, else the best ones on a grid of cost.
-
-    The grid is the same for every method: with the mean of the three costs as fractions of dense, limits at
-    1/8, 2/8, ... 8/8 of the reference (1.1). At each limit the best point that fits is taken; one that is best at
-    two limits is taken once. Hand in held-out quality and predicted costs: neither evaluation examples nor
-    measurements made for evaluation may choose anything.
-
-    Args:
-        quality: Shape (N,).
-        cost: Energy (J), latency (ms), peak power (W), shape (N, 3).
-        dense_cost: Costs of the dense model, in the same sense as `cost`, shape (3,).
-        limit: Points at most.
-
-    Returns:
-        Indices, cheapest first, shape (at most `limit`,).
-    """
-    quality = _finite(quality, "quality").reshape(-1)
-    fraction = (_finite(cost, "cost").reshape(-1, len(METRICS)) / np.asarray(dense_cost)).mean(axis=1)
-    if len(quality) <= limit:
-        return np.argsort(fraction, kind="stable")
-    by_merit = np.lexsort((fraction, -quality))
-    chosen: list[int] = []
-    for step in range(1, limit + 1):
-        fitting = by_merit[fraction[by_merit] <= REFERENCE_MARGIN * step / limit]
-        if len(fitting) and int(fitting[0]) not in chosen:
-            chosen.append(int(fitting[0]))
-    return np.array(sorted(chosen, key=lambda i: fraction[i]), dtype=np.int64)
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,7 @@ def test_run_says_what_it_was(results):
     )  # fmt: skip
     assert results["n_validation"] == 40
     assert results["versions"]["torch"] == torch.__version__
+    assert results["setting"] == "equal treatment"
     assert set(results["baselines"]) == {"EChorda", "static-lora", "drop-top"}
     assert results["baselines"]["EChorda"]["label"] == "EChorda-style"
 

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -12,6 +13,7 @@ from metas_peft.conf.compose import load
 from metas_peft.conf.plan import read_plan
 from metas_peft.conf.runfile import RunFile
 from metas_peft.search import Worker, open_search
+from metas_peft.tasks.metrics import confusion, matthews_scores
 
 from .conftest import SMALL
 
@@ -80,7 +82,8 @@ def test_study_of_methods_is_summarised_and_not_repeated(arguments, tmp_path, mo
         rival = methods_there["DiGASE"]
         own = methods_there["MetaS-PEFT"]
         assert max(rival["flops_fraction"], own["flops_fraction"]) <= float(point)
-        gain = rival["accuracy_better_by"]
+        gain = rival["better_by"]
+        assert gain["metric"] == "accuracy"
         assert gain["mean"] == pytest.approx(own["mean_quality"] - rival["mean_quality"])
         assert gain["low"] <= gain["mean"] <= gain["high"]
     verdicts = {h["verdict"] for h in summary["hypotheses"]}
@@ -93,6 +96,97 @@ def test_study_of_methods_is_summarised_and_not_repeated(arguments, tmp_path, mo
     methods.main(asked)
     with pytest.raises(SystemExit, match=r"was run with other settings \(training changed\)"):
         methods.main([*asked, "training.joint_steps=1"])
+
+
+@pytest.fixture
+def matthews_runs(tmp_path):
+    """Two kept cells of CoLA: three sentences in four are right ones, and the rival calls all of them right."""
+    rng = np.random.default_rng(0)
+    folders = []
+    for seed in range(2):
+        labels = (np.arange(200) % 4 > 0).astype(int)
+        ours = np.where(rng.random(200) < 0.2, 1 - labels, labels)
+        answers = {"labels": labels, "dense": labels[None], "MetaS-PEFT": ours[None], "EChorda": np.ones((1, 200), int)}
+        quality = {n: matthews_scores(confusion(answers[n][0], labels, 2)) for n in ("MetaS-PEFT", "EChorda")}
+        fronts = {
+            n: [{"quality": s["matthews_correlation"], "flops_fraction": 0.5}] for n, s in quality.items()
+        }  # fmt: skip
+        folders.append(tmp_path / str(seed))
+        folders[-1].mkdir()
+        np.savez(folders[-1] / "answers.npz", **answers)
+        (folders[-1] / "results.json").write_text(json.dumps({
+            "quality_metric": "matthews_correlation", "front": fronts["MetaS-PEFT"],
+            "baselines": {"EChorda": {"front": fronts["EChorda"]}},
+        }))  # fmt: skip
+    return folders
+
+
+def test_gain_at_a_point_is_of_the_headline_metric(matthews_runs):
+    (found,) = script("methods").at_points(matthews_runs, [0.5]).values()
+    gain = found["EChorda"]["better_by"]
+    assert gain["metric"] == "matthews_correlation"
+    assert gain["mean"] == pytest.approx(found["MetaS-PEFT"]["mean_quality"] - found["EChorda"]["mean_quality"])
+    assert 0.3 < gain["low"] < gain["mean"] < gain["high"]  # of accuracy it is about 0.05
+
+
+def test_gain_is_left_out_where_the_metric_cannot_be_drawn_again():
+    rows = [np.zeros(4), np.zeros(4)]
+    assert script("methods").gain(rows, rows, rows, "perplexity") is None
+
+
+def compared(device="pixel-8", measurements=200):
+    """A cell of a comparison, as far as parity looks at it."""
+    counts = {"MetaS-PEFT": 5, "EChorda-style": measurements}
+    return {
+        "task": "sst2", "device": device, "origin": dict.fromkeys(("energy_j", "latency_ms"), ["simulated"]),
+        "methods": [{"method": name, "measurements": count} for name, count in counts.items()],
+        "pairs": [{"theirs": "EChorda-style", "ratio": {"value": 1.03, "low": 0.99, "high": 1.1}}],
+    }  # fmt: skip
+
+
+def finished():
+    """What a finished run says of its surrogate."""
+    origin = {"energy": "simulated", "latency": "simulated", "power": "simulated"}
+    local = {"energy": "modelled", "latency": "measured", "power": "modelled"}
+    errors = {"energy": 1.0, "latency": 2.0, "power": 3.0, "against": "measurement"}
+    return {
+        "target_device": "pixel-8", "controller": None, "dense": {"origin": origin}, "surrogate_error": errors,
+        "retargets": {"local": {"dense": {"origin": local}, "surrogate_error": errors}},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("measurements", "sentence", "verdict"),
+    [(200, "reaches with 200.", "confirmed"), (20, "reaches with 20.", "confirmed"),
+     (None, "reaches with an unknown number.", "not testable here")],
+)  # fmt: skip
+def test_parity_is_with_the_measurements_that_the_rival_made(measurements, sentence, verdict):
+    found = script("methods").parity(compared(measurements=measurements), is_whole=True)
+    assert found["hypothesis"].endswith(sentence)
+    assert "pixel-8 (simulated): 5 target measurements" in found["hypothesis"]
+    assert found["verdict"] == verdict
+
+
+def test_parity_is_looked_at_only_where_the_rival_measured():
+    found = script("methods").hypotheses([compared("local", 0), compared()], [finished()], is_whole=True)
+    assert [h["hypothesis"][:13] for h in found if "the volume that EChorda" in h["hypothesis"]] == ["sst2, pixel-8"]
+
+
+@pytest.mark.parametrize(
+    ("device", "metric", "verdict", "why"),
+    [
+        ("pixel-8", "energy", "not testable here", "simulator"),
+        ("pixel-8", "latency", "not testable here", "simulator"),
+        ("local", "energy", "not testable here", "modelled"),
+        ("local", "latency", "confirmed", "Measured"),
+        ("local", "power", "not testable here", "modelled"),
+    ],
+)
+def test_errors_of_the_surrogate_are_judged_only_where_they_are_measured(device, metric, verdict, why):
+    found = script("methods").hypotheses([], [finished()], is_whole=True)
+    said = next(h for h in found if f"{metric} error" in h["hypothesis"] and device in h["hypothesis"])
+    assert (said["verdict"], why in said["because"]) == (verdict, True)
+    assert said["found"]["mean_percent"] > 0  # the number stays
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from metas_peft.core.errors import CheckpointError
 from metas_peft.report.compare import as_plain, compare
 from metas_peft.report.compare_entries import find_runs, read_entries
 from metas_peft.report.compare_page import all_tables, render, write_comparison
-from metas_peft.report.compare_statistics import paired, quality_of
+from metas_peft.report.compare_statistics import REDRAWN, Bootstrap, paired, quality_of
 from metas_peft.report.compare_tables import latex, markdown
 from metas_peft.tasks.metrics import confusion, matthews
 
@@ -108,6 +109,40 @@ def test_pair_has_ratio_interval_and_tests(study):
     assert compare([study], draws=200)[0].pairs == cell.pairs
 
 
+def test_members_chosen_in_evaluation_are_labelled_and_not_tested(study):
+    cells = compare([study], draws=0)
+    text = markdown(all_tables(cells))
+    assert text.count("best quality, chosen in evaluation") == 2
+    assert text.count("cheapest within 5 points, chosen in evaluation") == 2
+    assert "Quality, difference, cheapest useful, chosen in evaluation" in text
+    assert "t-test of it" not in text
+    (cell,) = as_plain(cells)["cells"]
+    ours, rival = cell["methods"]
+    assert [ours[name]["chosen_on"] for name in ("best", "cheapest_useful", "least_energy")] == [
+        "evaluation examples", "evaluation examples", "cost",
+    ]  # fmt: skip
+    (pair,) = cell["pairs"]
+    gap = ours["cheapest_useful"]["quality"]["mean"] - rival["cheapest_useful"]["quality"]["mean"]
+    assert pair["quality_difference"] == pytest.approx(gap)
+    assert "quality_test" not in pair
+
+
+def test_draws_take_the_same_examples_whatever_the_number_of_seeds(study):
+    entries = read_entries(find_runs([study]))
+    bootstrap = Bootstrap(entries, draws=5, seed=0)
+    few, many = (bootstrap.drawn(entries[:n]) for n in (1, 3))
+    assert [weight.tolist() for _, weight in few] == [weight.tolist() for _, weight in many]
+    assert [len(which) for which, _ in many] == [3] * 5
+    assert len({tuple(weight) for _, weight in many}) == 5
+
+
+@pytest.mark.parametrize("metric", sorted(REDRAWN))
+def test_documentation_names_every_metric_that_has_intervals(metric):
+    page = (Path(__file__).parents[2] / "docs" / "comparing.md").read_text(encoding="utf-8")
+    spelled = {"rouge_l": "ROUGE-L"}.get(metric, metric.replace("_", " "))
+    assert spelled in page.replace("Matthews", "matthews").replace("_", " ")
+
+
 def test_interval_of_a_method_beside_itself_holds_one(make_run, tmp_path):
     for seed in range(3):
         make_run(f"a-{seed}", seed=seed)
@@ -145,6 +180,62 @@ def test_baselines_of_a_run_are_methods_too_and_own_runs_go_before_them(make_run
                             "Static LoRA (as described)"}  # fmt: skip
     assert [e.run_id for e in by_name["EChorda-style"].entries] == ["own"]
     assert by_name["EChorda-style (as described)"].measurements == 200
+
+
+def test_method_that_ran_by_itself_as_described_is_not_the_equal_treatment(make_run, tmp_path):
+    config = {"method": "EChorda-as-described", "training": {"seed": 0, "num_epochs": 2}}
+    make_run("host", baselines=True)
+    make_run("old", method="EChorda-style", shift=0.01, config=config)  # results of before `setting` was stored
+    make_run("new", method="EChorda-style", seed=1, config=config, setting="as described")
+    (cell,) = compare([tmp_path / "runs"], draws=0)
+    runs = {m.name: [e.run_id for e in m.entries] for m in cell.methods}
+    assert runs["EChorda-style"] == ["host"]
+    assert runs["EChorda-style (as described)"] == ["old", "new"]
+
+
+def test_baselines_are_variants_by_the_settings_of_their_hosts(make_run, tmp_path):
+    for seed, epochs in ((0, 2), (1, 9)):
+        config = {"method": "MetaS-PEFT", "training": {"seed": seed, "num_epochs": epochs}}
+        make_run(f"host-{seed}", seed=seed, baselines=True, config=config)
+    (cell,) = compare([tmp_path / "runs"], draws=0)
+    seeds = {m.name: m.seeds for m in cell.methods}
+    assert seeds["EChorda-style (training.num_epochs=2)"] == (0,)
+    assert seeds["EChorda-style (training.num_epochs=9)"] == (1,)
+    assert seeds["EChorda-style (as described, training.num_epochs=9)"] == (1,)
+
+
+def test_members_at_other_operating_points_are_in_no_common_row(make_run, tmp_path):
+    for seed, points in ((0, [0.5]), (1, [0.75, 0.5, 0.25])):
+        config = {"training": {"seed": seed}, "evaluation": {"operating_points": points}}
+        make_run(f"host-{seed}", seed=seed, baselines=True, config=config)
+    (cell,) = compare([tmp_path / "runs"], draws=0)
+    assert len(cell.methods) == 2 * 5
+    assert all("operating_points" in m.name and len(m.seeds) == 1 for m in cell.methods)
+
+
+def test_settings_without_bearing_on_a_baseline_make_no_variant_of_it(make_run, tmp_path):
+    for seed, samples in ((0, 5), (1, 20)):
+        config = {"training": {"seed": seed}, "surrogate": {"calibration_samples": samples}}
+        make_run(f"host-{seed}", seed=seed, baselines=True, config=config)
+    (cell,) = compare([tmp_path / "runs"], draws=0)
+    seeds = {m.name: m.seeds for m in cell.methods}
+    assert seeds["EChorda-style"] == seeds["Distilled layer dropping"] == (0, 1)
+    assert seeds["MetaS-PEFT (surrogate.calibration_samples=5)"] == (0,)
+
+
+@pytest.mark.parametrize(
+    ("second", "note"),
+    [
+        ("host", "EChorda-style, seed 0: the baseline in b is left out, the baseline in a is taken."),
+        ("own", "EChorda-style, seed 0: the baseline in a is left out, b is taken."),
+    ],
+)
+def test_entries_that_are_left_out_are_noted(make_run, tmp_path, second, note):
+    make_run("a", baselines=True)
+    changes = {"baselines": True} if second == "host" else {"method": "EChorda-style"}
+    make_run("b", **changes)
+    (cell,) = compare([tmp_path / "runs"], draws=0)
+    assert note in cell.notes
 
 
 def test_runs_on_other_devices_or_tasks_are_other_cells(make_run, tmp_path):

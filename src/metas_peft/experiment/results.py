@@ -211,6 +211,7 @@ def results_block(
         "schema_version": SCHEMA_VERSION,
         "run_id": config.run_id,
         "method": METHODS[config.method].label,
+        "setting": METHODS[config.method].setting,
         "front_kind": config.front,
         "backbone": backbone,
         "backbone_source": backbone_source,

@@ -27,9 +27,12 @@ from metas_peft.report.compare_statistics import (
 )
 from metas_peft.report.words import origins_of
 
+SCHEMA_VERSION = 2  # 1 tested the difference between members that the same examples had chosen
 DRAWS = 1000
 SAME_BUDGET = 1.05
 FEW_SEEDS = 5
+# What a member was chosen by. Runs keep no held-out quality of rivals' members by which all could be chosen alike.
+BY_EVALUATION, BY_COST = "evaluation examples", "cost"
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,16 @@ class Spread:
 
 @dataclass(frozen=True)
 class Chosen:
-    """One member per seed, by a rule: its figures as mean and spread, and how many seeds have such a member."""
+    """One member per seed, by a rule.
+
+    Attributes:
+        n: How many seeds have such a member.
+        chosen_on: What the rule looks at. Qualities on the examples that chose flatter the member, and bear no test.
+        figures: Mean and spread of its figures.
+    """
 
     n: int
+    chosen_on: str
     figures: Mapping[str, Spread]
 
 
@@ -99,14 +109,15 @@ class PairSummary:
         theirs: Name of the second.
         ratio: Mean useful volume of the first over that of the second.
         volume: Tests of the difference between useful volumes.
-        quality: Tests of the difference between the cheapest useful members' qualities; None where a seed has none.
+        quality: Mean difference between the cheapest useful members' qualities, which chose them; None where a seed has
+            none.
     """
 
     ours: str
     theirs: str
     ratio: Interval
     volume: Paired | None
-    quality: Paired | None
+    quality: float | None
 
 
 @dataclass(frozen=True)
@@ -169,8 +180,9 @@ def _once(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
         key = (entry.name, entry.seed)
         if key not in chosen:
             chosen[key] = entry
-        elif entry.is_main:
-            notes.append(f"{entry.name}, seed {entry.seed}: {entry.run_id} is left out, {chosen[key].run_id} is taken.")
+        else:
+            left, taken = (e.run_id if e.is_main else f"the baseline in {e.run_id}" for e in (entry, chosen[key]))
+            notes.append(f"{entry.name}, seed {entry.seed}: {left} is left out, {taken} is taken.")
     return list(chosen.values()), notes
 
 
@@ -208,9 +220,9 @@ def _method(
         entries=tuple(entries),
         volumes={kind: Spread.of(v[kind] for v in of) for kind in pareto.VOLUMES},
         interval=bootstrap.mean_volume(entries),
-        best=_chosen(entries, lambda e: max(e.points, key=lambda p: p.quality, default=None)),
-        useful=_chosen(entries, lambda e: _cheapest_useful(e, known.get(e.seed))),
-        cheapest=_chosen(entries, _least_energy),
+        best=_chosen(entries, BY_EVALUATION, lambda e: max(e.points, key=lambda p: p.quality, default=None)),
+        useful=_chosen(entries, BY_EVALUATION, lambda e: _cheapest_useful(e, known.get(e.seed))),
+        cheapest=_chosen(entries, BY_COST, _least_energy),
         measurements=counted.pop() if len(counted) == 1 else None,
         training=training.pop() if len(training) == 1 else None,
         error={m: Spread.of(e.error.get(m) for e in entries) for m in METRICS},
@@ -233,13 +245,13 @@ def _least_energy(entry: Entry) -> Point | None:
     return entry.points[min(known)[1]] if known else None
 
 
-def _chosen(entries: Sequence[Entry], rule: Callable[[Entry], Point | None]) -> Chosen:
+def _chosen(entries: Sequence[Entry], chosen_on: str, rule: Callable[[Entry], Point | None]) -> Chosen:
     points = [p for e in entries if (p := rule(e)) is not None]
     figures = {"quality": Spread.of(p.quality for p in points)}
     figures["accuracy"] = Spread.of(p.scores.get("accuracy") for p in points)
     figures |= {m: Spread.of(getattr(p.cost, m) for p in points) for m in METRICS}
     figures |= {n: Spread.of(p.counts.get(n) for p in points) for n in ("flops_fraction", "model_bytes")}
-    return Chosen(len(points), figures)
+    return Chosen(len(points), chosen_on, figures)
 
 
 def _pair(
@@ -250,27 +262,37 @@ def _pair(
     ratio = bootstrap.ratio([mine[s] for s in seeds], [other[s] for s in seeds])
     volume = [(volumes(mine[s], known.get(s))["useful"], volumes(other[s], known.get(s))["useful"]) for s in seeds]
     points = [(_cheapest_useful(mine[s], known.get(s)), _cheapest_useful(other[s], known.get(s))) for s in seeds]
+    of_volumes = _differences(volume)
+    of_qualities = _differences([(a and a.quality, b and b.quality) for a, b in points])
     return PairSummary(
-        ours.name, theirs.name, ratio, _tested(volume),
-        _tested([(a and a.quality, b and b.quality) for a, b in points]),
-    )  # fmt: skip
+        ours.name,
+        theirs.name,
+        ratio,
+        volume=None if of_volumes is None else paired(of_volumes),
+        quality=None if of_qualities is None else sum(of_qualities) / len(of_qualities),
+    )
 
 
-def _tested(pairs: Sequence[tuple[float | None, float | None]]) -> Paired | None:
-    differences = [a - b for a, b in pairs if a is not None and b is not None]
-    return paired(differences) if pairs and len(differences) == len(pairs) else None
+def _differences(pairs: Sequence[tuple[float | None, float | None]]) -> list[float] | None:
+    """First less second of each pair; None where there are no pairs, or one is not whole."""
+    found = [a - b for a, b in pairs if a is not None and b is not None]
+    return found if pairs and len(found) == len(pairs) else None
 
 
 def as_plain(cells: Sequence[CellSummary]) -> dict[str, Any]:
     """The comparison as JSON."""
     if not cells:
         raise CheckpointError("There is nothing to compare.")
-    return {"schema_version": 1, "cells": [_plain_cell(c) for c in cells]}
+    return {"schema_version": SCHEMA_VERSION, "cells": [_plain_cell(c) for c in cells]}
 
 
 def _plain_cell(summary: CellSummary) -> dict[str, Any]:
     def chosen(value: Chosen) -> dict[str, Any]:
-        return {"n": value.n, **{name: dataclasses.asdict(s) for name, s in value.figures.items()}}
+        return {
+            "n": value.n,
+            "chosen_on": value.chosen_on,
+            **{name: dataclasses.asdict(s) for name, s in value.figures.items()},
+        }
 
     return {
         **dataclasses.asdict(summary.cell),
@@ -304,7 +326,7 @@ def _plain_cell(summary: CellSummary) -> dict[str, Any]:
                 "theirs": p.theirs,
                 "ratio": dict(as_json(p.ratio)),
                 "volume_test": p.volume and dataclasses.asdict(p.volume),
-                "quality_test": p.quality and dataclasses.asdict(p.quality),
+                "quality_difference": p.quality,
             }
             for p in summary.pairs
         ],

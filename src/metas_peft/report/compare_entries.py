@@ -3,7 +3,7 @@
 A run gives its own method and its baselines, on its target and on every device that they were carried over to.
 """
 
-import hashlib
+import dataclasses
 import json
 import logging
 import zipfile
@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from metas_peft.conf.methods import Method as MethodRow
 from metas_peft.core.cost import METRICS
 from metas_peft.core.errors import CheckpointError
 from metas_peft.report.collect import Method, Point, Run, Target, read_run
+from metas_peft.report.compare_variants import bearing, described, method_of, read_settings, variants
 
 logger = logging.getLogger(__name__)
 
-RESULTS, ANSWERS, CONFIG = "results.json", "answers.npz", "config.yaml"
-# Settings by which two runs of one method do not differ in kind: names, places, seeds, and what runs beside them.
-_NOT_A_VARIANT = ("run_id", "output_dir", "retarget", "optuna", "threads", "controller", "report_to")
+RESULTS, ANSWERS = "results.json", "answers.npz"
 
 
 @dataclass(frozen=True, order=True)
@@ -147,30 +146,32 @@ def read_entries(run_dirs: Sequence[Path]) -> list[Entry]:
     Raises:
         CheckpointError: A run cannot be read.
     """
-    runs = [(path, read_run(path)) for path in run_dirs]
-    settings = {path: _settings(path) for path in run_dirs}
-    variants = _variants([(run.label, settings[path]) for path, run in runs])
-    entries: list[Entry] = []
-    for path, run in runs:
+    found: list[tuple[Entry, Mapping[str, Any]]] = []
+    for path in run_dirs:
+        run, settings, stored = read_run(path), read_settings(path), _answers(path)
         results = json.loads((path / RESULTS).read_text(encoding="utf-8"))
-        variant = variants[run.label, _digest(settings[path])]
-        stored = _answers(path)
+        own = method_of(str(settings.get("method", "")), run.label)
         for target in (run.target, *run.retargets):
-            entries.append(_main(run, results, target, variant, stored))
-            # A baseline inherits the settings of the run it stands in, which may not be those of its own run file.
-            entries += [_baseline(run, results, target, baseline, stored) for baseline in target.rivals]
-    return entries
+            found.append((_main(run, results, target, own, stored), bearing(settings, own)))
+            for baseline in target.rivals:
+                row = method_of(baseline.name, baseline.label)
+                found.append((_baseline(run, results, target, baseline, row, stored), bearing(settings, row)))
+    differing = variants([(entry.name, settings) for entry, settings in found])
+    return [
+        dataclasses.replace(entry, variant=", ".join(part for part in (entry.variant, which) if part))
+        for (entry, _), which in zip(found, differing, strict=True)
+    ]
 
 
 def _main(
-    run: Run, results: Mapping[str, Any], target: Target, variant: str, stored: Mapping[str, np.ndarray]
+    run: Run, results: Mapping[str, Any], target: Target, row: MethodRow | None, stored: Mapping[str, np.ndarray]
 ) -> Entry:
     counted = target.measurements
     own = next((name for name in stored if name not in ("dense", "labels")), None)
     return Entry(
         cell=_cell(run, results, target),
         method=run.label,
-        variant=variant,
+        variant=described(results.get("setting"), row),
         seed=run.seeds[0] if run.seeds else 0,
         run_id=run.run_id,
         is_main=True,
@@ -187,13 +188,13 @@ def _main(
 
 
 def _baseline(
-    run: Run, results: Mapping[str, Any], target: Target, baseline: Method, stored: Mapping[str, np.ndarray]
-) -> Entry:
-    described = "" if baseline.setting in ("", "equal treatment") else baseline.setting
+    run: Run, results: Mapping[str, Any], target: Target, baseline: Method, row: MethodRow | None,
+    stored: Mapping[str, np.ndarray],
+) -> Entry:  # fmt: skip
     return Entry(
         cell=_cell(run, results, target),
         method=baseline.label,
-        variant=described,
+        variant=described(baseline.setting, row),
         seed=run.seeds[0] if run.seeds else 0,
         run_id=run.run_id,
         is_main=False,
@@ -230,47 +231,3 @@ def _answers_of(stored: Mapping[str, np.ndarray], name: str | None, members: int
     if name is None or not {name, "dense", "labels"} <= stored.keys() or len(stored[name]) != members:
         return None
     return Answers(stored[name], stored["dense"][0], stored["labels"])
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    """Flat settings of a run that make it a variant of its method; empty where the run wrote none."""
-    try:
-        data = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path / CONFIG} cannot be read ({error}).") from error
-    flat: dict[str, Any] = {}
-
-    def collect(node: Mapping[str, Any], prefix: str) -> None:
-        for name, value in node.items():
-            if isinstance(value, Mapping):
-                collect(value, f"{prefix}{name}.")
-            else:
-                flat[f"{prefix}{name}"] = value
-
-    collect({k: v for k, v in data.items() if k not in _NOT_A_VARIANT}, "")
-    for name in ("training.seed", "evaluation.baselines", "evaluation.primary_metric", "evaluation.metrics",
-                 "hardware_profiling.measurement_cache_dir", "surrogate.checkpoint_path", "dataset.path",
-                 "model.architecture_notes"):  # fmt: skip
-        flat.pop(name, None)
-    # What a cell says already is no variant of a method within it.
-    for name in ("model.name", "dataset.name", "dataset.source", "device", "hardware_profiling.target_device"):
-        flat.pop(name, None)
-    return flat
-
-
-def _variants(runs: Sequence[tuple[str, dict[str, Any]]]) -> dict[tuple[str, str], str]:
-    """(method, digest of settings) -> the settings in which it differs from other runs of the method."""
-    named: dict[tuple[str, str], str] = {}
-    for label in dict.fromkeys(label for label, _ in runs):
-        distinct = {_digest(s): s for name, s in runs if name == label}
-        keys = sorted({k for s in distinct.values() for k in s})
-        differing = [k for k in keys if len({json.dumps(s.get(k)) for s in distinct.values()}) > 1]
-        for digest, s in distinct.items():
-            named[label, digest] = ", ".join(f"{k}={s.get(k)}" for k in differing)
-    return named
-
-
-def _digest(settings: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

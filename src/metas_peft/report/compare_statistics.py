@@ -2,7 +2,8 @@
 
 Every entry of a cell and seed is measured against one dense model: the mean of the runs' own ones. The bootstrap
 draws seeds, and for each draw one set of examples that all methods and the dense models answer, so that the floor
-moves with them. The generator is seeded; the same runs give the same intervals.
+moves with them. Methods with equally many seeds take the same ones. The generators are seeded; the same runs give the
+same intervals.
 """
 
 import itertools
@@ -21,6 +22,8 @@ from metas_peft.tasks.metrics import MEANS, accuracy, matthews
 LEVEL = 0.95
 # Headline metrics that can be computed from a confusion of weighted examples; in [0, 1].
 _SCORES = {"accuracy": accuracy, "matthews_correlation": lambda counts: max(0.0, matthews(counts))}
+# Headline metrics that a bootstrap over examples can compute.
+REDRAWN = tuple(dict.fromkeys((*_SCORES, *MEANS)))
 MOST_SIGNS = 12
 _FULL = METHODS["baseline"].label
 
@@ -111,7 +114,7 @@ class Bootstrap:
 
     def is_possible(self, entries: Sequence[Entry]) -> bool:
         """Whether all answers are there, to the same examples."""
-        if not self._draws or self._metric not in (*_SCORES, *MEANS):
+        if not self._draws or self._metric not in REDRAWN:
             return False
         if any(e.seed not in self._yardsticks or e.costs() is None for e in entries):
             return False
@@ -127,7 +130,7 @@ class Bootstrap:
         value = float(np.mean([v for v in exact if v is not None]))
         if not self.is_possible(entries):
             return Interval(value)
-        found = np.array([self._mean(entries, seeds, weight) for seeds, weight in self._drawn(len(entries), entries)])
+        found = np.array([self._mean(entries, seeds, weight) for seeds, weight in self.drawn(entries)])
         low, high = np.quantile(found, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
         return Interval(value, float(low), float(high))
 
@@ -147,7 +150,7 @@ class Bootstrap:
             return Interval(_or_none(exact))
         found = [
             _ratio(self._mean(ours, seeds, weight), self._mean(theirs, seeds, weight))
-            for seeds, weight in self._drawn(len(ours), ours)
+            for seeds, weight in self.drawn(ours)
         ]
         defined = np.array([r for r in found if not math.isnan(r)])
         if not len(defined):
@@ -156,14 +159,21 @@ class Bootstrap:
         low, high = np.quantile(defined, ((1 - LEVEL) / 2, (1 + LEVEL) / 2), method="inverted_cdf")
         return Interval(_or_none(exact), _or_none(float(low)), _or_none(float(high)))
 
-    def _drawn(self, n: int, entries: Sequence[Entry]) -> list[tuple[np.ndarray, np.ndarray]]:
-        answers = entries[0].answers
+    def drawn(self, entries: Sequence[Entry]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Indices of entries (N,) and weights of examples (E,) of every draw.
+
+        Args:
+            entries: One per seed, with answers.
+        """
+        n, answers = len(entries), entries[0].answers
         assert answers is not None
         examples = len(answers.labels)
-        rng = np.random.default_rng(self._seed)
+        # Two generators: how many seeds a method has must not change which examples a draw takes.
+        which, weights = np.random.default_rng(self._seed).spawn(2)
         even = np.full(examples, 1.0 / examples)
         return [
-            (rng.integers(n, size=n), rng.multinomial(examples, even).astype(np.float64)) for _ in range(self._draws)
+            (which.integers(n, size=n), weights.multinomial(examples, even).astype(np.float64))
+            for _ in range(self._draws)
         ]
 
     def _mean(self, entries: Sequence[Entry], seeds: np.ndarray, weight: np.ndarray) -> float:
