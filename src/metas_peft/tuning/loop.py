@@ -268,6 +268,22 @@ def _tensorboard_in(reports: Reports, title: str) -> Iterator[None]:
         del os.environ[name]
 
 
+@contextlib.contextmanager
+def _wandb_run_of(reports: Reports) -> Iterator[None]:
+    """A run of its own for each stage: the Trainer begins one where there is none, and does not end it."""
+    if "wandb" not in reports.to:
+        yield
+        return
+    import wandb
+
+    is_users = wandb.run is not None
+    try:
+        yield
+    finally:
+        if not is_users and wandb.run is not None:
+            wandb.finish()
+
+
 def fit(
     model: Any,
     data: EncodedTexts,
@@ -301,7 +317,8 @@ def fit(
         UsageError: Several GPUs are visible to this process.
     """
     started = time.monotonic()
-    with _own_randomness(), _tensorboard_in(settings.reports, title), _scratch() as scratch:
+    reports = settings.reports
+    with _own_randomness(), _tensorboard_in(reports, title), _wandb_run_of(reports), _scratch() as scratch:
         args = transformers.TrainingArguments(
             output_dir=scratch,
             max_steps=settings.steps if settings.steps is not None else -1,
@@ -318,10 +335,10 @@ def fit(
             data_seed=settings.seed,
             optim="adamw_torch",
             save_strategy="no",
-            logging_strategy="steps" if settings.reports.to else "no",
-            logging_steps=settings.reports.every,
-            run_name=f"{settings.reports.run} {title}".strip(),
-            report_to=list(settings.reports.to),
+            logging_strategy="steps" if reports.to else "no",
+            logging_steps=reports.every,
+            run_name=f"{reports.run} {title}".strip(),
+            report_to=list(reports.to),
             disable_tqdm=True,
             remove_unused_columns=False,
             dataloader_pin_memory=False,
