@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metas_peft.core.errors import RunFileError
+from metas_peft.core.errors import DatasetUnavailableError, RunFileError
 from metas_peft.core.workload import Workload
 from metas_peft.experiment.workbench import Workbench, longest_sequence
 from metas_peft.testing.tiny import tiny_model
@@ -45,6 +45,11 @@ def test_bench_has_what_the_run_file_says(settings):
     assert max(map(len, bench.train.ids)) <= 24
     assert not set(bench.task.train.texts) & (set(bench.task.validation.texts) | set(bench.task.holdout.texts))
     assert bench.collator.length is None
+
+
+def test_configuration_of_a_repository_reaches_the_data(settings):
+    with pytest.raises(DatasetUnavailableError, match="me/films/short is not on this computer"):
+        Workbench.load(settings("dataset.name=me/films", "dataset.source=null", "dataset.subset=short"))
 
 
 def test_weights_survive_the_way_to_disk_bit_for_bit(settings, tmp_path):

@@ -143,7 +143,8 @@ class DatasetRequest:
         evaluation_limit: At most so many evaluation examples; the same ones for every seed.
         seed: Seed of the draws from the training set.
         holdout_ratio: Part of the training set that choices are made on, at most 1000 examples.
-        evaluation_ratio: Part of a single file that is evaluated on, at most 1000 examples.
+        evaluation_ratio: Part of a single table that is evaluated on, at most 1000 examples.
+        config: Which configuration of a repository of the hub is asked for; None for the usual or the only one.
     """
 
     path: Path | None = None
@@ -153,6 +154,7 @@ class DatasetRequest:
     seed: int = 0
     holdout_ratio: float = 0.1
     evaluation_ratio: float = 0.1
+    config: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("train_limit", "evaluation_limit"):

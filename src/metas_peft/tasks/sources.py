@@ -61,32 +61,41 @@ def find(place: Place, request: DatasetRequest) -> SplitColumns:
         DatasetError: A path that holds something else, or an unknown source.
         NotHereError: No source has them.
     """
-    kind, repositories = parse_source(place, request.source)
+    kind, repositories = parse_source(place, request.source, request.config)
     if request.path is not None:
         return _from_path(place, request.path)
     if (local := _from_environment(place)) is not None:
         return local
     if kind == "local":
         raise NotHereError(
-            f"source=local, but there is no path and no folder {place.name} under {DATA_VARIABLE}. Give path=FOLDER."
+            f"source=local, but there is no path and no folder {place.name} under {DATA_VARIABLE}. "
+            f"{place.remedy or 'Give path=FOLDER.'}"
         )
     return _from_hub(place, repositories)
 
 
-def parse_source(place: Place, source: str | None) -> tuple[str | None, tuple[HubSource, ...]]:
-    """Kind of source, and the repositories it leaves to ask."""
+def parse_source(
+    place: Place, source: str | None, config: str | None = None
+) -> tuple[str | None, tuple[HubSource, ...]]:
+    """Kind of source, and the repositories it leaves to ask, with the configuration that the user names if any."""
+    usual = place.hub if config is None else tuple(_with_config(entry, config) for entry in place.hub)
     if source is None:
-        return None, place.hub
+        return None, usual
     kind, _, repo = source.partition(":")
     if kind in ("local", "builtin") and not repo:
         return kind, ()
     if kind in ("huggingface", "hub"):
-        known = tuple(entry for entry in place.hub if entry.repo.lower() == repo.lower())
-        return "huggingface", (known or (HubSource(repo),)) if repo else place.hub
+        known = tuple(entry for entry in usual if entry.repo.lower() == repo.lower())
+        return "huggingface", (known or (HubSource(repo, config, alone=True),)) if repo else usual
     raise DatasetError(
         f"Unknown source {source!r} of the data set {place.name}; expected local, builtin, huggingface or "
         "huggingface:OWNER/NAME."
     )
+
+
+def _with_config(entry: HubSource, config: str) -> HubSource:
+    """A repository with the user's configuration; with another one than usual, as one that the user names."""
+    return entry if entry.config == config else HubSource(entry.repo, config, alone=True)
 
 
 def _from_path(place: Place, path: Path) -> SplitColumns:
