@@ -180,6 +180,19 @@ def test_folder_of_its_name_under_the_data_variable_is_found(tmp_path, monkeypat
     assert len(data.validation) == 4
 
 
+def test_folder_stands_in_for_the_repository_of_its_name_alone(tmp_path, monkeypatch, snapshot, write_parquet):
+    for split in ("train", "dev"):
+        write_parquet(snapshot / f"{split}.parquet", ["on", "the", "hub"], [0, 1, 0])
+        for folder in ("films", "me/films", "me/films/short"):
+            write_parquet(tmp_path / folder / f"{split}.parquet")
+    monkeypatch.setenv("METAS_DATA", str(tmp_path))
+    assert load("films", source="huggingface:me/films")[1].source == "huggingface:me/films"
+    data = load("me/films", source="huggingface:me/films")[1]
+    assert data.source == f"local:{tmp_path / 'me' / 'films'}"
+    assert "names huggingface:me/films; the copy of me/films" in data.notes[0]
+    assert load("me/films", config="short")[1].source == f"local:{tmp_path / 'me' / 'films' / 'short'}"
+
+
 def test_columns_of_a_known_task_can_be_named(tmp_path, write_parquet):
     write_parquet(tmp_path / "train.parquet", text_column="phrase")
     write_parquet(tmp_path / "validation.parquet", text_column="phrase")

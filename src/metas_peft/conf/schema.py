@@ -106,8 +106,9 @@ class DatasetConfig:
     )
     source: str | None = key(
         None,
-        "Where to look: `huggingface:OWNER/NAME`, `local` (`path` or a folder under METAS_DATA, and nowhere else), "
-        "`builtin`, or nothing for path, hub and built-in in this order.",
+        "Where to look: `huggingface:OWNER/NAME` (a copy under METAS_DATA stands in for a task's official repository, "
+        "for no other), `local` (`path` or a folder under METAS_DATA, and nowhere else), `builtin`, or nothing for "
+        "path, METAS_DATA, hub and built-in in this order.",
     )
     config: str | None = key(
         None,

@@ -116,6 +116,7 @@ class TaskData:
         source: Where the texts come from, for tables.
         quality_metric: Name of the headline metric.
         chance_quality: Headline metric on `validation` of always giving the most frequent training answer.
+        notes: Sentences for the report on where the examples come from.
     """
 
     name: str
@@ -127,6 +128,7 @@ class TaskData:
     source: str
     quality_metric: str
     chance_quality: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,8 @@ class DatasetRequest:
         path: Folder with one file per split, or a single file of which a part is held back for evaluation.
             It goes before every other source.
         source: `local` (only `path` or the folder METAS_DATA), `huggingface:OWNER/NAME` (which repository of the
-            hub to ask), `huggingface` (the usual ones), `builtin` (the generated corpus), or None for the usual
-            order: METAS_DATA, hub, generated corpus.
+            hub to ask; a copy in METAS_DATA stands in for the task's official one alone), `huggingface` (the usual
+            ones), `builtin` (the generated corpus), or None for the usual order: METAS_DATA, hub, generated corpus.
         train_limit: At most so many training examples, `holdout` included; a seeded draw.
         evaluation_limit: At most so many evaluation examples; the same ones for every seed.
         seed: Seed of the draws from the training set.

@@ -51,6 +51,7 @@ class SplitColumns:
         where: Where both come from, for tables.
         train_where: Where the training rows come from, for messages.
         evaluation_where: The same for the evaluation rows.
+        notes: Sentences for the log and the report.
     """
 
     train: Columns
@@ -58,6 +59,7 @@ class SplitColumns:
     where: str
     train_where: str = ""
     evaluation_where: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "train_where", self.train_where or f"{self.where} (train)")

@@ -174,7 +174,7 @@ class OwnTexts(ClassTask):
         train, validation, where = both_parts(
             splits, lambda columns, at: self._examples(columns, names, at), request.evaluation_ratio
         )
-        return assemble(self, names, train, validation, request, origin="real", source=where)
+        return assemble(self, names, train, validation, request, origin="real", source=where, notes=splits.notes)
 
     def _names(self, splits: Sequence[Columns], where: str) -> tuple[str, ...]:
         """Names of the classes: numbers in their own order, anything else in that of the alphabet."""
