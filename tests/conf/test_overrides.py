@@ -47,8 +47,8 @@ def test_sweep_keeps_one_value_for_a_dry_run():
         ("foo", UsageError, "Write key=value"),
         ("training.seed=[1", UsageError, "cannot be read"),
         ("--trials", UsageError, "No such option: --trials"),
-        ("evaluation=short,long", RunFileError, "evaluation is a section"),
-        ("model/peft=lora", UsageError, "write key=value"),
+        ("training.distillation=short,long", RunFileError, "training.distillation is a section"),
+        ("training/distillation=short", UsageError, "write key=value"),
     ],
 )
 def test_wrong_override_is_refused_in_one_sentence(written, error, message):

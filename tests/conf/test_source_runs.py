@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from metas_peft.conf import yaml12
 from metas_peft.conf.compose import load
-from metas_peft.conf.keys import keys_of, locate
+from metas_peft.conf.keys import keys_of, locate, searched
 from metas_peft.conf.notices import notices
 from metas_peft.conf.runfile import read_run
 from metas_peft.conf.schema import SearchRange
@@ -103,6 +104,50 @@ def test_typo_in_a_key_is_caught_with_the_right_name(written, tmp_path):
     right = locate(written.split(".")).path
     with pytest.raises(UnknownKeyError, match=rf"typo.yaml, line {len(above) + 1}: .* did you mean '{right}'\?"):
         read_run(str(path))
+
+
+def places():
+    """Every section, key, searched key and key of a range of the files -> the first file that has it, and its line."""
+    found = {}
+    for file in sorted(RUNS.glob("*.yaml")):
+        for path, line in yaml12.read(file, file.name).lines.items():
+            found.setdefault(path, (file, line))
+    return found
+
+
+PLACES = places()
+
+
+def misspelt(name):
+    """A name with usual slips: a letter more, one less, two exchanged, another one, capitals."""
+    slips = {name + name[-1], name[1:], name[:-1], name[1:2] + name[:1] + name[2:], name[:2] + name[3:] + "s"}
+    return sorted((slips | {name[:1] + name[2:3] + name[1:2] + name[3:], name.upper()}) - {name, ""})
+
+
+def test_places_are_those_of_all_depths():
+    depths = {len(path) for path in PLACES}
+    assert depths == {1, 2, 3, 4}
+    assert {".".join(path) for path in PLACES} > set(EVERY_KEY)
+    assert {p[-1] for p in PLACES if p[:2] == ("optuna", "search_space") and len(p) == 4} == {
+        "type", "low", "high", "choices",
+    }  # fmt: skip
+    assert ("model", "peft") in PLACES
+    assert len(PLACES) == 91
+
+
+@pytest.mark.parametrize("place", sorted(PLACES), ids=".".join)
+def test_every_slip_at_every_depth_is_caught_with_the_right_name(place, tmp_path):
+    file, line = PLACES[place]
+    lines = file.read_text().splitlines(keepends=True)
+    path = tmp_path / "typo.yaml"
+    is_searched = len(place) == 3 and place[:2] == ("optuna", "search_space")
+    # What may be searched is told by the last part of its name, once all keys are together.
+    right, read = (searched(place[-1]).leaf, load) if is_searched else (locate(place).path, lambda p: read_run(str(p)))
+    for typo in misspelt(place[-1]):
+        wrong = lines[line - 1].replace(f"{place[-1]}:", f"{typo}:", 1)
+        path.write_text("".join([*lines[: line - 1], wrong, *lines[line:]]))
+        with pytest.raises(UnknownKeyError, match=rf"typo.yaml, line {line}: .*did you mean '{right}'\?"):
+            read(path)
 
 
 def test_search_ranges_have_the_keys_of_the_schema():

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from metas_peft.core.errors import RunFileError
+from metas_peft.core.errors import DatasetUnavailableError, RunFileError
 from metas_peft.core.workload import Workload
+from metas_peft.experiment.state import RunState
 from metas_peft.experiment.workbench import Workbench, longest_sequence
 from metas_peft.testing.tiny import tiny_model
 
@@ -45,6 +46,22 @@ def test_bench_has_what_the_run_file_says(settings):
     assert max(map(len, bench.train.ids)) <= 24
     assert not set(bench.task.train.texts) & (set(bench.task.validation.texts) | set(bench.task.holdout.texts))
     assert bench.collator.length is None
+
+
+def test_configuration_of_a_repository_reaches_the_data(settings):
+    with pytest.raises(DatasetUnavailableError, match="me/films/short is not on this computer"):
+        Workbench.load(settings("dataset.name=me/films", "dataset.source=null", "dataset.subset=short"))
+
+
+def test_notice_of_a_local_copy_is_among_those_of_the_run(settings, tmp_path, monkeypatch):
+    (tmp_path / "sst2").mkdir()
+    for split in ("train", "validation"):
+        lines = "".join(f"text {i},{i % 2}\n" for i in range(40))
+        (tmp_path / "sst2" / f"{split}.csv").write_text(f"sentence,label\n{lines}")
+    monkeypatch.setenv("METAS_DATA", str(tmp_path))
+    config = settings("dataset.name=sst2", "dataset.source=huggingface:stanfordnlp/sst2")
+    notes = RunState.open(config, tmp_path / "run", None, progress=False).notes
+    assert any("copy of sst2 under METAS_DATA was read" in note for note in notes)
 
 
 def test_weights_survive_the_way_to_disk_bit_for_bit(settings, tmp_path):

@@ -265,6 +265,13 @@ def test_budgets_that_differ_by_more_than_noise_are_doubted(make_run, tmp_path, 
     assert any("different budgets" in note for note in cell.notes) == is_doubted
 
 
+def test_key_that_an_older_run_did_not_know_makes_no_variant(make_run, tmp_path):
+    make_run("old", seed=0, config={"training": {"seed": 0}, "dataset": {"max_length": 8}})
+    make_run("new", seed=1, config={"training": {"seed": 1}, "dataset": {"max_length": 8, "config": None}})
+    (cell,) = compare([tmp_path / "runs"], draws=50)
+    assert len(cell.methods) == 1
+
+
 def test_runs_of_other_settings_are_variants_named_by_them(make_run, tmp_path):
     make_run("a", seed=0, config={"training": {"seed": 0, "num_epochs": 2}})
     make_run("b", seed=1, config={"training": {"seed": 1, "num_epochs": 2}})

@@ -1,14 +1,19 @@
 """Spaces, trials, values and what is kept of them."""
 
+import hashlib
+import json
+
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from metas_peft.conf.compose import load
+from metas_peft.conf.values import to_dict
 from metas_peft.core.errors import MetasPeftError, TrainingDivergedError, UnknownKeyError, UsageError
 from metas_peft.search import Worker, open_search, summarise, write_best
 from metas_peft.search.space import distributions, objectives
 from metas_peft.search.storage import hidden, with_driver
+from metas_peft.search.study import _settings
 
 from .conftest import SPACE, figures
 
@@ -153,6 +158,14 @@ def test_study_can_be_prolonged_but_not_changed(search):
     assert Worker(longer, figures).run() == 3
     with pytest.raises(UsageError, match=r"other settings \(optuna, training changed\)"):
         search("training.num_epochs=7", sampler="random")
+
+
+def test_study_begun_before_a_key_existed_goes_on(configure):
+    config = configure()
+    data = {name: value for name, value in to_dict(config)["dataset"].items() if name != "config"}
+    before = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+    assert _settings(config, {}, (), ())["dataset"] == before
+    assert _settings(configure("dataset.config=short"), {}, (), ())["dataset"] != before
 
 
 def test_several_objectives_give_a_front(search):

@@ -41,6 +41,18 @@ def test_calculator_annotations_go():
         (r"\fbox{7}", "7"),
         (r"\boxed{3} and one that never closes \boxed{4", "3"),
         (r"\boxed{}", ""),
+        (r"so $x = \boxed 2$.", "2"),
+        (r"$\boxed 12$ apples, $3$ pears", "12"),
+        (r"\(\boxed \frac12\) it is", r"\frac12"),
+        ("\\boxed 7\nand on", "7"),
+        (r"$\boxed{1}$, no, $\boxed 2$", "2"),
+        (r"$\boxed 1$, no, $\boxed{2}$", "2"),
+        (r"$\boxed{3}$ and $\boxed$", "3"),
+        (r"$\boxed \$5$ a day", r"\$5"),
+        (r"$\boxed\text{(C)}$", r"\text{(C)}"),
+        (r"\boxed{1}, then \fbox{2}", "1"),
+        (r"\fbox{\frac{1}{2}} or \fbox 3", "3"),
+        (r"\boxedtext{4}", ""),
         ("no box", ""),
     ],
 )
@@ -68,6 +80,8 @@ def test_box_ends_with_its_own_brace(text, content):
         (".5", "0.5"),
         ("3.0", "3"),
         ("1,000,000", "1000000"),
+        (r"-\$1,234.50 \text{ a day}", "-1234.50"),
+        ("n = 12,345", "12345"),
         (r"2\!+\,3", "2+3"),
         ("12.", "12"),
     ],
@@ -79,7 +93,8 @@ def test_equal_answers_have_one_spelling(one, other):
 @pytest.mark.parametrize(
     ("one", "other"),
     [("5", "50"), (r"\frac{1}{2}", r"\frac{2}{1}"), ("(1,2)", "(2,1)"), ("x+y=5", "5"), ("-3", "3"), ("0.5", "0.05"),
-     (r"\leftarrow", r"\rightarrow")],
+     (r"\leftarrow", r"\rightarrow"), ("(1,234)", "(1234)"), ("[0,100]", "[0100]"), ("1,200,300,4", "1200300,4"),
+     (r"\{1,234\}", r"\{1234\}"), ("12,34", "1234")],
 )  # fmt: skip
 def test_different_answers_stay_different(one, other):
     assert plain_mathematics(one) != plain_mathematics(other)

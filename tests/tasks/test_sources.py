@@ -71,6 +71,36 @@ def test_named_repository_is_the_only_one_asked(fake_hub):
     assert asked == ["somebody/else"]
 
 
+@pytest.mark.parametrize("source", ["huggingface:stanfordnlp/sst2", "hub:StanfordNLP/sst2", "huggingface"])
+def test_local_copy_stands_in_for_the_official_repository_and_says_so(four_rows, monkeypatch, fake_hub, caplog, source):
+    four_rows.rename(four_rows.with_name("sst2"))
+    monkeypatch.setenv("METAS_DATA", str(four_rows.parent))
+    data = load_task("sst2", source=source)
+    assert data.source == f"local:{four_rows.with_name('sst2')}"
+    (note,) = data.notes
+    assert "names huggingface:stanfordnlp/sst2; the copy of sst2 under METAS_DATA was read in its place" in note
+    assert note in caplog.text
+    assert load_task("sst2").notes == ()
+    assert fake_hub[0] == []
+
+
+@pytest.mark.parametrize("repository", ["SetFit/sst2", "somebody/else"])
+def test_local_copy_stands_in_for_no_other_repository(four_rows, monkeypatch, fake_hub, repository):
+    four_rows.rename(four_rows.with_name("sst2"))
+    monkeypatch.setenv("METAS_DATA", str(four_rows.parent))
+    asked, holds = fake_hub
+    with pytest.raises(DatasetUnavailableError, match=f"no {repository}"):
+        load_task("sst2", source=f"huggingface:{repository}")
+    holds[repository] = _columns(repository)
+    assert load_task("sst2", source=f"huggingface:{repository}").source == f"huggingface:{repository}"
+    assert asked == [repository] * 2
+
+
+def test_nothing_stands_in_for_a_repository_of_the_user_s_choice():
+    with pytest.raises(DatasetUnavailableError, match="cannot be reached"):
+        load_task("sst2", source="huggingface:SetFit/sst2")
+
+
 def test_generated_corpus_stands_in_aloud_when_there_is_no_network(caplog):
     with caplog.at_level(logging.WARNING):
         data = load_task("sst2", source="huggingface:stanfordnlp/sst2")

@@ -165,7 +165,7 @@ def jobs(run: str, overrides: Sequence[str]) -> list[list[str]]:
     translated = translate(overrides)
     config = _dry(file, translated, Flags())
     choices = [
-        [f"{o.path}={v}" for v in parser.parse_override(o.text).sweep_string_iterator()] if o.sweeps else [o.text]
+        [f"{o.key}={v}" for v in parser.parse_override(o.text).sweep_string_iterator()] if o.sweeps else [o.text]
         for o in translated
     ]
     folder = str(Path(config.output_dir).expanduser().resolve() / f"{config.run_id}.multirun")

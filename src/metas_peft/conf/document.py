@@ -18,7 +18,8 @@ what a file and overrides come to.
 
 Most sections can also be chosen as a whole, by the name of a set of values: `model=tiny-decoder`, `dataset=gsm8k`,
 `objective_weights=latency`. They are Hydra's groups, so that `--multirun dataset=sst2,cola method=MetaS-PEFT,EChorda`
-goes over them; a choice replaces what the file says of the same keys, and single keys replace what a choice says.
+goes over them; a choice replaces what the file says of the same keys, and single keys replace what a choice says. So
+does a choice for a part of a section, `model=minilm model.peft=small`.
 
 """
 

@@ -1,13 +1,15 @@
 """Named sets of values for one section, chosen as a whole: `model=tiny-decoder`, `dataset=gsm8k`, `training=quick`.
 
 They are Hydra's config groups, one folder per section under `group/`, so that a sweep goes over them as over values. A
-choice replaces what the run file says of the same keys; keys on the command line replace what a choice says.
+choice replaces what the run file says of the same keys, a choice for a part of a section (`model.peft=small`) what one
+for the whole says; keys on the command line replace what a choice says.
 `method`, `device` and `front` need no groups: their values are names already.
 """
 
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from metas_peft.conf import values, yaml12
@@ -19,12 +21,25 @@ _FOLDER = resources.files("metas_peft.conf") / "group"
 
 @cache
 def choices() -> Mapping[str, Mapping[str, str]]:
-    """Section -> spelling in which names are compared -> name."""
-    found = {}
-    for section in _FOLDER.iterdir():
-        names = sorted(file.name.removesuffix(".yaml") for file in section.iterdir() if file.name.endswith(".yaml"))
-        found[section.name] = {canonical(name): name for name in names}
+    """Section -> spelling in which names are compared -> name; sections in the order of the alphabet."""
+    return dict(sorted(_choices(_FOLDER, ()).items()))
+
+
+def _choices(folder: Traversable, section: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """The choices of a folder and of the folders in it, which belong to the sections of this section."""
+    found: dict[str, dict[str, str]] = {}
+    entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+    if names := [entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml")]:
+        found[".".join(section)] = {canonical(name): name for name in names}
+    for entry in entries:
+        if entry.is_dir():
+            found |= _choices(entry, (*section, entry.name))
     return found
+
+
+def hydra_name(section: str) -> str:
+    """A section as Hydra names its group: `model/peft` is that of `model.peft`."""
+    return section.replace(".", "/")
 
 
 def resolve(section: str, name: str, where: str) -> str:
@@ -45,9 +60,19 @@ def resolve(section: str, name: str, where: str) -> str:
 @cache
 def read(section: str, name: str) -> Mapping[str, Any]:
     """Checked values of a choice, in the schema's names."""
-    with resources.as_file(_FOLDER / section / f"{name}.yaml") as path:
+    with resources.as_file(_FOLDER.joinpath(*section.split("."), f"{name}.yaml")) as path:
         document = yaml12.read(path, f"{section}={name}")
-    return values.normalise({section: document.data}, lambda _: f"{section}={name}")[section]
+    checked = values.normalise(_at(section, document.data), lambda _: f"{section}={name}")
+    for part in section.split("."):
+        checked = checked[part]
+    return checked
+
+
+def _at(section: str, data: Any) -> dict[str, Any]:
+    """Values of a section as a mapping from the top."""
+    for part in reversed(section.split(".")):
+        data = {part: data}
+    return data
 
 
 def register() -> None:
@@ -56,12 +81,13 @@ def register() -> None:
 
     for section, names in choices().items():
         for name in names.values():
-            ConfigStore.instance().store(group=section, name=name, node=dict(read(section, name)))
+            ConfigStore.instance().store(group=hydra_name(section), name=name, node=dict(read(section, name)))
 
 
 def paths(override: str) -> frozenset[str]:
     """Dotted paths that a translated choice, `+section=name`, sets; empty for any other override."""
-    section, equals, name = override.removeprefix("+").partition("=")
+    group, equals, name = override.removeprefix("+").partition("=")
+    section = group.replace("/", ".")
     if not (override.startswith("+") and equals and name in choices().get(section, {}).values()):
         return frozenset()
-    return values.leaves({section: read(section, name)})
+    return values.leaves(_at(section, read(section, name)))

@@ -136,8 +136,10 @@ def unknown(path: Sequence[str], kind: Any, prefix: str, where: str) -> UnknownK
     """
     siblings = keys_of(kind, prefix)
     names = {name: k.path for k in siblings.values() for name in (k.leaf, *k.rule.aliases)}
-    close = difflib.get_close_matches(path[-1].lower(), names, n=1, cutoff=0.7)
-    hint = names[close[0]] if close else _elsewhere(path)
+    # An entry of a mapping has keys of its own, most of them short; none of another section is meant there.
+    is_entry = any(element_of(key.kind) is kind for key in walk())
+    close = difflib.get_close_matches(path[-1].lower(), names, n=1, cutoff=0.6 if is_entry else 0.7)
+    hint = names[close[0]] if close else None if is_entry else _elsewhere(path)
     listing = ", ".join(siblings)
     place = f"in {prefix.rstrip('.')}" if prefix else "at the top"
     return UnknownKeyError(
@@ -186,6 +188,6 @@ def searched(name: str, where: str = "") -> Key:
     if found:
         options = ", ".join(k.path for k in found)
         raise UnknownKeyError(f"{_place(where)}{name!r} is ambiguous; write one of {options}.")
-    close = difflib.get_close_matches(name, {k.leaf for k in candidates}, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), {k.leaf for k in candidates}, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     raise UnknownKeyError(f"{_place(where)}unknown key {name!r} in optuna.search_space{hint}")

@@ -35,6 +35,17 @@ class Override:
         """Whether it stands for several values."""
         return self.text != self.sample
 
+    @property
+    def key(self) -> str:
+        """What Hydra is told to set: a dotted path, or the name of a group."""
+        return self.text.lstrip("+").partition("=")[0]
+
+    @property
+    def depth(self) -> int:
+        """Of a choice for a section, how many sections are around it; 0 for any other override."""
+        is_choice = self.path is not None and self.text.startswith("+") and not self.text.startswith("++")
+        return self.path.count(".") if self.path is not None and is_choice else 0
+
 
 def translate(overrides: Sequence[str]) -> list[Override]:
     """Overrides in the schema's names, with checked values.
@@ -47,7 +58,9 @@ def translate(overrides: Sequence[str]) -> list[Override]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parser = OverridesParser.create()
-    return [result for written in overrides for result in _translate(written, parser)]
+    translated = [result for written in overrides for result in _translate(written, parser)]
+    # Hydra takes choices as they come; one for a part of a section is to replace one for the whole, however written.
+    return sorted(translated, key=lambda override: override.depth)
 
 
 def _translate(written: str, parser: Any) -> Iterator[Override]:
@@ -66,12 +79,15 @@ def _translate(written: str, parser: Any) -> Iterator[Override]:
     if parsed.is_hydra_override():
         yield Override(written, written, None, written)
         return
-    if parsed.package is not None or "/" in parsed.key_or_group:
+    name = parsed.key_or_group
+    if name.replace("/", ".") in groups.choices():
+        name = name.replace("/", ".")  # Hydra's own spelling of a group
+    if parsed.package is not None or "/" in name:
         raise UsageError(
             f"{where}: groups are the sections {', '.join(sorted(groups.choices()))}; write key=value, such as "
             "model.name=minilm, or section=NAME, such as model=minilm."
         )
-    key = locate(parsed.key_or_group.split("."), where)
+    key = locate(name.split("."), where)
     if parsed.is_delete():
         yield Override(f"~{key.path}", f"~{key.path}", None, written)
         return
@@ -79,7 +95,8 @@ def _translate(written: str, parser: Any) -> Iterator[Override]:
         names = _names(parsed, parser, where) if key.path in groups.choices() else []
         if names:
             chosen = [groups.resolve(key.path, name, where) for name in names]
-            yield Override(f"+{key.path}={','.join(chosen)}", f"+{key.path}={chosen[0]}", key.path, written)
+            group = groups.hydra_name(key.path)
+            yield Override(f"+{group}={','.join(chosen)}", f"+{group}={chosen[0]}", key.path, written)
         else:
             yield from _section(key.path, parsed.value(), written)
         return

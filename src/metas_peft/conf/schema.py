@@ -106,8 +106,15 @@ class DatasetConfig:
     )
     source: str | None = key(
         None,
-        "Where to look: `huggingface:OWNER/NAME`, `local` (`path` or a folder under METAS_DATA, and nowhere else), "
-        "`builtin`, or nothing for path, hub and built-in in this order.",
+        "Where to look: `huggingface:OWNER/NAME` (a copy under METAS_DATA stands in for a task's official repository, "
+        "for no other), `local` (`path` or a folder under METAS_DATA, and nowhere else), `builtin`, or nothing for "
+        "path, METAS_DATA, hub and built-in in this order.",
+    )
+    config: str | None = key(
+        None,
+        "Configuration of the repository of the hub, as its card lists them (`sst2` of `nyu-mll/glue`); "
+        "`datasets.load_dataset` calls it `name`. Default: the usual one of a task that we know, else the only one.",
+        aliases=("subset", "config_name"),
     )
     path: str | None = key(None, "Local folder or file that holds the data.")
     text_column: str | None = key(None, "Column of the texts; default: `text` or `sentence`.")
@@ -145,7 +152,10 @@ class DatasetConfig:
         0.1, "Part of the training set that choices are made on, at most 1000 examples.", above=0, below=1
     )
     evaluation_ratio: float = key(
-        0.1, "Part of a single file that is evaluated on, at most 1000 examples.", above=0, below=1
+        0.1,
+        "Part of a set with training rows alone (a file, a repository) that is evaluated on, at most 1000 examples.",
+        above=0,
+        below=1,
     )
 
 

@@ -75,7 +75,7 @@ class RunState:
         # The same settings may name other texts or weights than last time; a resumed run must not mix them.
         stages = Stages(run_dir, to_dict(config) | {"contents": bench.digests()})
         state = cls(config, run_dir, bench, stages, threads=threads, progress=progress)
-        state.notes += [*told, *bench.form.notes]
+        state.notes += [*told, *bench.task.notes, *bench.form.notes]
         if is_first():
             for name in (config.target, *config.retarget):
                 state.device(name)

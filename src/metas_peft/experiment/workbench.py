@@ -117,14 +117,14 @@ class Workbench:
         data, model = config.dataset, config.model
         locate_backbone(model.name, model.weights)  # before a data set is read in vain
         opened = open_task(
-            data.name, path=data.path, source=data.source, text_column=data.text_column, label_column=data.label_column,
-            prompt_column=data.prompt_column, answer_column=data.answer_column, max_new_tokens=data.max_new_tokens,
-            metric=data.metric,
+            data.name, path=data.path, source=data.source, config=data.config, text_column=data.text_column,
+            label_column=data.label_column, prompt_column=data.prompt_column, answer_column=data.answer_column,
+            max_new_tokens=data.max_new_tokens, metric=data.metric,
         )  # fmt: skip
         task = opened.load(
             DatasetRequest(
                 None if data.path is None else Path(data.path), data.source, data.train_limit, data.evaluation_limit,
-                config.training.seed, data.holdout_ratio, data.evaluation_ratio,
+                config.training.seed, data.holdout_ratio, data.evaluation_ratio, data.config,
             )
         )  # fmt: skip
         loaded = load_backbone(

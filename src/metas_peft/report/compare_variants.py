@@ -55,7 +55,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         for name, value in node.items():
             if isinstance(value, Mapping):
                 collect(value, f"{prefix}{name}.")
-            else:
+            elif value is not None:  # a key that an older run did not know yet is one that nobody set
                 flat[f"{prefix}{name}"] = value
 
     collect({k: v for k, v in data.items() if k not in _NOT_A_VARIANT}, "")

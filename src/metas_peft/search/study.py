@@ -163,6 +163,8 @@ def _settings(
     data = to_dict(config)
     for name in ("output_dir", "run_id", "threads", "report_to"):
         del data[name]
+    if data["dataset"]["config"] is None:  # studies begun before there was this key go on
+        del data["dataset"]["config"]
     search = {k: v for k, v in data.pop("optuna").items() if k not in (*_FREE, "search_space")}
     data["optuna"] = search
     data["search_space"] = {path: distribution_to_json(d) for path, d in space.items()}

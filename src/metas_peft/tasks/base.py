@@ -116,6 +116,7 @@ class TaskData:
         source: Where the texts come from, for tables.
         quality_metric: Name of the headline metric.
         chance_quality: Headline metric on `validation` of always giving the most frequent training answer.
+        notes: Sentences for the report on where the examples come from.
     """
 
     name: str
@@ -127,6 +128,7 @@ class TaskData:
     source: str
     quality_metric: str
     chance_quality: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,13 +139,14 @@ class DatasetRequest:
         path: Folder with one file per split, or a single file of which a part is held back for evaluation.
             It goes before every other source.
         source: `local` (only `path` or the folder METAS_DATA), `huggingface:OWNER/NAME` (which repository of the
-            hub to ask), `huggingface` (the usual ones), `builtin` (the generated corpus), or None for the usual
-            order: METAS_DATA, hub, generated corpus.
+            hub to ask; a copy in METAS_DATA stands in for the task's official one alone), `huggingface` (the usual
+            ones), `builtin` (the generated corpus), or None for the usual order: METAS_DATA, hub, generated corpus.
         train_limit: At most so many training examples, `holdout` included; a seeded draw.
         evaluation_limit: At most so many evaluation examples; the same ones for every seed.
         seed: Seed of the draws from the training set.
         holdout_ratio: Part of the training set that choices are made on, at most 1000 examples.
-        evaluation_ratio: Part of a single file that is evaluated on, at most 1000 examples.
+        evaluation_ratio: Part of a single table that is evaluated on, at most 1000 examples.
+        config: Which configuration of a repository of the hub is asked for; None for the usual or the only one.
     """
 
     path: Path | None = None
@@ -153,6 +156,7 @@ class DatasetRequest:
     seed: int = 0
     holdout_ratio: float = 0.1
     evaluation_ratio: float = 0.1
+    config: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("train_limit", "evaluation_limit"):

@@ -12,7 +12,7 @@ from metas_peft.tasks.base import ClassTask, DatasetRequest, Task, TaskData, Tex
 from metas_peft.tasks.columns import to_examples
 from metas_peft.tasks.hub import HubSource
 from metas_peft.tasks.metrics import confusion
-from metas_peft.tasks.sources import DATA_VARIABLE, NotHereError, Place, find, parse_source
+from metas_peft.tasks.sources import DATA_VARIABLE, NotHereError, Place, find, is_official, parse_source
 from metas_peft.tasks.splits import assemble, both_parts
 from metas_peft.tasks.tables import Columns
 
@@ -65,15 +65,17 @@ class TextClassification(ClassTask):
         The order: `request.path`; the folder in METAS_DATA; the hub's cache and the hub; for a task with a
         stand-in the generated examples, with a warning.
         """
-        if parse_source(self.place, request.source)[0] == "builtin":
+        kind, repositories = parse_source(self.place, request.source, request.config)
+        if kind == "builtin":
             if request.path is not None:
                 raise DatasetError(f"source=builtin contradicts path={request.path}. Give one of the two.")
             return self._from_stand_in(request)
         try:
             splits = find(self.place, request)
         except NotHereError as error:
-            # Only a missing network calls for the stand-in; a wrong repository is for the user to correct.
-            if not error.silence or self.stand_in is None:
+            # Only a missing network calls for the stand-in; a wrong repository is for the user to correct, and one
+            # that the user chose over the official one is not to be replaced.
+            if not error.silence or self.stand_in is None or not is_official(self.place, repositories):
                 raise
             logger.warning(
                 "%s: no local copy, and %s. GENERATED sentences stand in for the real data; figures on them say "
@@ -82,7 +84,9 @@ class TextClassification(ClassTask):
             )  # fmt: skip
             return self._from_stand_in(request)
         train, validation, where = both_parts(splits, self._examples, request.evaluation_ratio)
-        return assemble(self, self.label_names, train, validation, request, origin="real", source=where)
+        return assemble(
+            self, self.label_names, train, validation, request, origin="real", source=where, notes=splits.notes
+        )
 
     def _from_stand_in(self, request: DatasetRequest) -> TaskData:
         if self.stand_in is None:

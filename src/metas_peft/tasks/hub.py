@@ -2,6 +2,7 @@
 
 import http.client
 import logging
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from metas_peft.core.errors import DatasetUnavailableError
 from metas_peft.core.hub import hub_is_reachable
-from metas_peft.tasks.tables import Columns, find_splits, read_shards, read_table
+from metas_peft.tasks.tables import TRAIN_STEMS, Columns, find_splits, only_split, read_shards, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +27,18 @@ class HubSource:
         repo: `OWNER/NAME`.
         config: Which of its configurations, where it has several.
         file: The one file of a repository that has no split to evaluate on; None where it has.
+        alone: Whether a training split without one to evaluate on will do: in a repository that the user names.
     """
 
     repo: str
     config: str | None = None
     file: str | None = None
+    alone: bool = False
+
+    @property
+    def label(self) -> str:
+        """Repository and configuration, for tables."""
+        return f"huggingface:{self.repo}" + (f" ({self.config})" if self.alone and self.config else "")
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class SplitColumns:
         where: Where both come from, for tables.
         train_where: Where the training rows come from, for messages.
         evaluation_where: The same for the evaluation rows.
+        notes: Sentences for the log and the report.
     """
 
     train: Columns
@@ -50,6 +59,7 @@ class SplitColumns:
     where: str
     train_where: str = ""
     evaluation_where: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "train_where", self.train_where or f"{self.where} (train)")
@@ -66,23 +76,37 @@ def load_cached(source: HubSource, evaluation: Sequence[str]) -> SplitColumns | 
     Returns:
         The columns, or None where the cache holds no copy of what is needed.
     """
+    folders = _cached_folders(source)
+    if source.file is not None:
+        paths = [folder / source.file for folder in folders]
+        return next((SplitColumns(read_table(path), None, source.label) for path in paths if path.is_file()), None)
+    for folder in folders:
+        if (files := find_splits(folder, (), evaluation)) is not None:
+            logger.info("Reading %s from the hub's cache.", source.repo)
+            return SplitColumns(read_shards(files.train), read_shards(files.evaluation), source.label)
+    return None
+
+
+def _cached_folders(source: HubSource) -> list[Path]:
+    """Folders of the hub's cache that may hold the splits."""
     from huggingface_hub import constants
 
     # The cache's layout is public; asking the client for it would also compare versions over the network.
     folder = Path(constants.HF_HUB_CACHE) / f"datasets--{source.repo.replace('/', '--')}"
     try:
-        commit = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+        root = folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="utf-8").strip()
     except OSError:
-        return None
-    if source.file is not None:
-        path = folder / "snapshots" / commit / source.file
-        return SplitColumns(read_table(path), None, f"huggingface:{source.repo}") if path.is_file() else None
-    subfolders = ("data",) if source.config is None else (source.config, f"data/{source.config}")
-    files = find_splits(folder / "snapshots" / commit, subfolders, evaluation)
-    if files is None:
-        return None
-    logger.info("Reading %s from the hub's cache.", source.repo)
-    return SplitColumns(read_shards(files.train), read_shards(files.evaluation), f"huggingface:{source.repo}")
+        return []
+    # What lies beside the folders of the configurations belongs to another one.
+    return [root, root / "data"] if source.config is None else [root / source.config, root / "data" / source.config]
+
+
+def _cached_alone(source: HubSource) -> SplitColumns | None:
+    """A training split that is the only table of its folder in the hub's cache."""
+    for folder in _cached_folders(source) if source.alone else ():
+        if found := only_split(folder, TRAIN_STEMS):
+            return SplitColumns(read_shards(found), None, source.label)
+    return None
 
 
 def download(source: HubSource, evaluation: Sequence[str]) -> SplitColumns:
@@ -95,15 +119,22 @@ def download(source: HubSource, evaluation: Sequence[str]) -> SplitColumns:
     Raises:
         DatasetUnavailableError: The hub or the repository does not answer, or lacks a split.
     """
-    _ask(source)
+    try:
+        _ask(source)
+    except HubSilentError:
+        # Only the hub can say whether there is more than a training split; without it the cached copy must do.
+        if (cached := _cached_alone(source)) is not None:
+            return cached
+        raise
     import datasets  # a second to import; only a download needs it
 
     try:
         loaded = datasets.load_dataset(source.repo, source.config)
     except Exception as error:  # whatever the client meets, from sockets to formats, means: not from here
-        raise DatasetUnavailableError(f"{source.repo} cannot be downloaded: {_first_line(error)}") from error
+        raise DatasetUnavailableError(_what_failed(source, error)) from error
     held_back = next((name for name in evaluation if name in loaded), None)
-    if "train" not in loaded or (held_back is None and source.file is None):
+    may_lack = source.file is not None or (source.alone and len(loaded) == 1)
+    if "train" not in loaded or (held_back is None and not may_lack):
         raise DatasetUnavailableError(
             f"{source.repo} has the splits {', '.join(map(str, loaded))}; "
             f"'train' and one of {', '.join(map(repr, evaluation))} are needed"
@@ -113,7 +144,7 @@ def download(source: HubSource, evaluation: Sequence[str]) -> SplitColumns:
         return {name: list(loaded[split][name]) for name in loaded[split].column_names}
 
     held = None if held_back is None else columns(held_back)
-    return SplitColumns(columns("train"), held, f"huggingface:{source.repo}")
+    return SplitColumns(columns("train"), held, source.label)
 
 
 def _ask(source: HubSource) -> None:
@@ -144,6 +175,15 @@ def _ask(source: HubSource) -> None:
 
 class HubSilentError(DatasetUnavailableError):
     """No hub here: asking for another repository would be as vain."""
+
+
+def _what_failed(source: HubSource, error: Exception) -> str:
+    """Why the client could not download a repository; of several configurations the user is to name one."""
+    names = re.search(r"[Cc]onfig.*(?:Available|available configs): *\[(.*?)\]", str(error), re.DOTALL)
+    if names is None:
+        return f"{source.repo} cannot be downloaded: {_first_line(error)}"
+    told = "no configuration was named" if source.config is None else f"{source.config!r} is none of them"
+    return f"{source.repo} has the configurations {names[1]}, but {told}; choose one with dataset.config=NAME"
 
 
 def _first_line(error: Exception) -> str:

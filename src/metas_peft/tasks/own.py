@@ -5,22 +5,21 @@ is one of prompts and answers instead.
 """
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metas_peft.core.errors import DatasetError, DatasetUnavailableError
+from metas_peft.core.errors import DatasetError
 from metas_peft.tasks.base import TASKS, ClassTask, DatasetRequest, Task, TaskData, TextExamples
 from metas_peft.tasks.classification import TextClassification
 from metas_peft.tasks.columns import to_examples
-from metas_peft.tasks.hub import HubSource, SplitColumns, download, load_cached
+from metas_peft.tasks.hub import HubSource
 from metas_peft.tasks.metrics import accuracy_scores, confusion
 from metas_peft.tasks.prompts import PromptTask, Row
-from metas_peft.tasks.sources import DATA_VARIABLE
-from metas_peft.tasks.splits import assemble, cut_evaluation
-from metas_peft.tasks.tables import Columns, find_splits, read_shards, read_table
+from metas_peft.tasks.sources import DATA_VARIABLE, Place, find, parse_source
+from metas_peft.tasks.splits import assemble, both_parts
+from metas_peft.tasks.tables import Columns
 from metas_peft.tasks.wording import exact_match, rouge_l
 
 EVALUATION = ("validation", "dev", "test")
@@ -57,13 +56,16 @@ OF_CLASSES = ("text_column", "label_column")
 OF_PROMPTS = ("prompt_column", "answer_column")
 
 
-def open_task(name: str, *, path: str | Path | None = None, source: str | None = None, **wishes: Any) -> Task:
+def open_task(
+    name: str, *, path: str | Path | None = None, source: str | None = None, config: str | None = None, **wishes: Any
+) -> Task:
     """The task that a run file names: one that we know, or a set of the user's own.
 
     Args:
         name: Name or alias of a task; for a set of one's own any name with `path` or `source`, or `OWNER/NAME`.
         path: Local folder or file.
         source: Where to look, see `DatasetRequest`.
+        config: Configuration of a repository of the hub; a set of one's own carries it in its name.
         **wishes: Fields of `Wishes`.
 
     Raises:
@@ -77,13 +79,16 @@ def open_task(name: str, *, path: str | Path | None = None, source: str | None =
     from_hub = source is not None and source.startswith(("huggingface:", "hub:"))
     if path is None and not from_hub and "/" not in name and source != "local":
         TASKS.resolve(name)  # says which name is the nearest
+    hub = (HubSource(name, config, alone=True),) if "/" in name else ()
+    if config is not None and path is None:
+        name = f"{name}/{config}"  # two configurations of a repository are two sets
     if wanted.named(*OF_PROMPTS):
         _refuse(name, wanted, OF_CLASSES, "columns of prompts are named too")
-        return _own_prompts(name, wanted)
+        return _own_prompts(name, hub, wanted)
     _refuse(name, wanted, ("max_new_tokens", "metric"), "it is a set of classes; name dataset.answer_column for one of "
             "prompts and answers")  # fmt: skip
     texts = TEXT_COLUMNS if wanted.text_column is None else (wanted.text_column,)
-    return OwnTexts(name, texts, wanted.label_column or LABEL_COLUMN)
+    return OwnTexts(name, texts, wanted.label_column or LABEL_COLUMN, hub)
 
 
 def _known(task: Task, wanted: Wishes) -> Task:
@@ -105,7 +110,7 @@ def _refuse(name: str, wanted: Wishes, keys: Sequence[str], because: str) -> Non
         raise DatasetError(f"{name}: leave out {', '.join(f'dataset.{key}' for key in found)}; {because}.")
 
 
-def _own_prompts(name: str, wanted: Wishes) -> PromptTask:
+def _own_prompts(name: str, hub: tuple[HubSource, ...], wanted: Wishes) -> PromptTask:
     """Prompts and answers of a set that nobody but the user knows; an answer is a text or a list of accepted ones."""
     prompt, answer = wanted.prompt_column or "prompt", wanted.answer_column or "answer"
 
@@ -120,7 +125,7 @@ def _own_prompts(name: str, wanted: Wishes) -> PromptTask:
         text_metrics={"rouge_l": rouge_l, "exact_match": exact_match},
         weighs=True,
         headline="rouge_l" if wanted.max_new_tokens != 0 else "",
-        hub=(HubSource(name),) if "/" in name else (),
+        hub=hub,
         evaluation=EVALUATION,
     )
     return task.asking(max_new_tokens=wanted.max_new_tokens, metric=wanted.metric)
@@ -134,11 +139,21 @@ class OwnTexts(ClassTask):
         name: Name for tables; `OWNER/NAME` is a repository of the hub too.
         text_columns: Names the text column may have.
         label_column: Name of the label column.
+        hub: The repository of this name, where there can be one.
     """
 
     name: str
     text_columns: tuple[str, ...] = TEXT_COLUMNS
     label_column: str = LABEL_COLUMN
+    hub: tuple[HubSource, ...] = ()
+
+    @property
+    def place(self) -> Place:
+        """Where the examples may be."""
+        remedy = (
+            f"Give path=FOLDER or a file, a folder {self.name} under {DATA_VARIABLE}, or source=huggingface:OWNER/NAME."
+        )
+        return Place(self.name, self.hub, EVALUATION, remedy=remedy)
 
     def score(self, predictions: Sequence[int], labels: Sequence[int]) -> dict[str, float]:
         """Accuracy first."""
@@ -151,46 +166,15 @@ class OwnTexts(ClassTask):
         Raises:
             DatasetError: They are missing, or not a text and a label each.
         """
-        splits, where = self._read(request)
-        names = self._names([columns for columns in splits if columns is not None], where)
-        train = self._examples(splits[0], names, where)
-        if splits[1] is None:
-            train, validation = cut_evaluation(train, where, request.evaluation_ratio)
-            where = f"{where} ({len(validation)} rows held back)"
-        else:
-            validation = self._examples(splits[1], names, where)
-        return assemble(self, names, train, validation, request, origin="real", source=where)
-
-    def _read(self, request: DatasetRequest) -> tuple[tuple[Columns, Columns | None], str]:
-        path = request.path
-        root = os.environ.get(DATA_VARIABLE)
-        if path is None and root and (Path(root) / self.name).is_dir():
-            path = Path(root) / self.name
-        if path is not None:
-            return self._from_path(path)
-        repo = request.source.partition(":")[2] if request.source and ":" in request.source else self.name
-        if request.source == "local" or "/" not in repo:
-            raise DatasetUnavailableError(
-                f"The data set {self.name} is not on this computer. Give path=FOLDER or a file, a folder {self.name} "
-                f"under {DATA_VARIABLE}, or source=huggingface:OWNER/NAME."
-            )
-        repository = HubSource(repo)
-        found: SplitColumns = load_cached(repository, EVALUATION) or download(repository, EVALUATION)
-        return (found.train, found.evaluation), found.where
-
-    def _from_path(self, path: Path) -> tuple[tuple[Columns, Columns | None], str]:
-        if path.is_file():
-            return (read_table(path), None), f"local:{path}"
-        if not path.is_dir():
-            raise DatasetError(f"There is no file or folder {path}. Check the path of the data set {self.name}.")
-        files = find_splits(path, (), EVALUATION)
-        if files is None:
-            seen = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
-            raise DatasetError(
-                f"{path} has no splits: train.parquet and one of {', '.join(f'{e}.parquet' for e in EVALUATION)} (or "
-                f".tsv, .csv, .jsonl) were expected, but it holds {seen}."
-            )
-        return (read_shards(files.train), read_shards(files.evaluation)), f"local:{files.train[0].parent}"
+        if parse_source(self.place, request.source)[0] == "builtin":
+            raise DatasetError(f"There are no generated examples for {self.name}; leave out source=builtin.")
+        splits = find(self.place, request)
+        tables = [columns for columns in (splits.train, splits.evaluation) if columns is not None]
+        names = self._names(tables, splits.where)
+        train, validation, where = both_parts(
+            splits, lambda columns, at: self._examples(columns, names, at), request.evaluation_ratio
+        )
+        return assemble(self, names, train, validation, request, origin="real", source=where, notes=splits.notes)
 
     def _names(self, splits: Sequence[Columns], where: str) -> tuple[str, ...]:
         """Names of the classes: numbers in their own order, anything else in that of the alphabet."""

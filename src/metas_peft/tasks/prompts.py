@@ -106,7 +106,7 @@ class PromptTask(Task):
             raise DatasetError(f"There are no generated examples for {self.name}; leave out source=builtin.")
         splits = find(self.place, request)
         train, validation, where = both_parts(splits, self._examples, request.evaluation_ratio)
-        return assemble(self, (), train, validation, request, origin="real", source=where)
+        return assemble(self, (), train, validation, request, origin="real", source=where, notes=splits.notes)
 
     def _examples(self, columns: Columns, where: str) -> PromptExamples:
         missing = [name for name in self.columns if name not in columns]

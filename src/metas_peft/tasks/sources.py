@@ -1,5 +1,10 @@
-"""Where a data set is found, in one order for all tasks: a path, the folder METAS_DATA, the hub's cache, the hub."""
+"""Where a data set is found, in one order for all tasks: a path, the folder METAS_DATA, the hub's cache, the hub.
 
+The folder stands in for the set's official repository alone: another one that the user names may hold other rows.
+"""
+
+import dataclasses
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +14,8 @@ from metas_peft.core.errors import DatasetError, DatasetUnavailableError
 from metas_peft.tasks.base import DatasetRequest
 from metas_peft.tasks.hub import HubSilentError, HubSource, SplitColumns, download, load_cached
 from metas_peft.tasks.tables import TRAIN_STEMS, find_split, find_splits, read_shards, read_table
+
+logger = logging.getLogger(__name__)
 
 DATA_VARIABLE = "METAS_DATA"
 FolderReader = Callable[[Path], SplitColumns | None]
@@ -20,7 +27,7 @@ class Place:
 
     Attributes:
         name: Name of the set, which is also its folder under METAS_DATA.
-        hub: Repositories of the hub, best first.
+        hub: Repositories of the hub, the official one first.
         evaluation: Names of the split to evaluate on, best first.
         subfolders: Further folders, relative to the one given, that may hold the splits.
         read_folder: Reads a folder laid out in the set's own way; None where that is not such a folder.
@@ -61,32 +68,56 @@ def find(place: Place, request: DatasetRequest) -> SplitColumns:
         DatasetError: A path that holds something else, or an unknown source.
         NotHereError: No source has them.
     """
-    kind, repositories = parse_source(place, request.source)
+    kind, repositories = parse_source(place, request.source, request.config)
     if request.path is not None:
         return _from_path(place, request.path)
-    if (local := _from_environment(place)) is not None:
-        return local
+    if (kind == "local" or is_official(place, repositories)) and (local := _from_environment(place)) is not None:
+        return local if kind != "huggingface" else _standing_in(local, repositories[0], place)
     if kind == "local":
         raise NotHereError(
-            f"source=local, but there is no path and no folder {place.name} under {DATA_VARIABLE}. Give path=FOLDER."
+            f"source=local, but there is no path and no folder {place.name} under {DATA_VARIABLE}. "
+            f"{place.remedy or 'Give path=FOLDER.'}"
         )
     return _from_hub(place, repositories)
 
 
-def parse_source(place: Place, source: str | None) -> tuple[str | None, tuple[HubSource, ...]]:
-    """Kind of source, and the repositories it leaves to ask."""
+def parse_source(
+    place: Place, source: str | None, config: str | None = None
+) -> tuple[str | None, tuple[HubSource, ...]]:
+    """Kind of source, and the repositories it leaves to ask, with the configuration that the user names if any."""
+    usual = place.hub if config is None else tuple(_with_config(entry, config) for entry in place.hub)
     if source is None:
-        return None, place.hub
+        return None, usual
     kind, _, repo = source.partition(":")
     if kind in ("local", "builtin") and not repo:
         return kind, ()
     if kind in ("huggingface", "hub"):
-        known = tuple(entry for entry in place.hub if entry.repo.lower() == repo.lower())
-        return "huggingface", (known or (HubSource(repo),)) if repo else place.hub
+        known = tuple(entry for entry in usual if entry.repo.lower() == repo.lower())
+        return "huggingface", (known or (HubSource(repo, config, alone=True),)) if repo else usual
     raise DatasetError(
         f"Unknown source {source!r} of the data set {place.name}; expected local, builtin, huggingface or "
         "huggingface:OWNER/NAME."
     )
+
+
+def is_official(place: Place, repositories: Sequence[HubSource]) -> bool:
+    """Whether a set's own repository is asked first, and not another one that the user names."""
+    return tuple(repositories[:1]) == place.hub[:1]
+
+
+def _standing_in(local: SplitColumns, repository: HubSource, place: Place) -> SplitColumns:
+    """A local copy with a sentence that says that it was read in place of a repository that the user names."""
+    note = (
+        f"dataset.source names {repository.label}; the copy of {place.name} under {DATA_VARIABLE} was read in its "
+        f"place ({local.where}). Unset {DATA_VARIABLE} to ask the hub."
+    )
+    logger.warning(note)
+    return dataclasses.replace(local, notes=(*local.notes, note))
+
+
+def _with_config(entry: HubSource, config: str) -> HubSource:
+    """A repository with the user's configuration; with another one than usual, as one that the user names."""
+    return entry if entry.config == config else HubSource(entry.repo, config, alone=True)
 
 
 def _from_path(place: Place, path: Path) -> SplitColumns:

@@ -23,7 +23,7 @@ EVALUATION_SEED = 0
 
 def assemble(
     task: Task, label_names: tuple[str, ...], train: Examples, validation: Examples, request: DatasetRequest,
-    *, origin: DataOrigin, source: str,
+    *, origin: DataOrigin, source: str, notes: tuple[str, ...] = (),
 ) -> TaskData:  # fmt: skip
     """Apply the limits of a request and hold out a part of the training set, at most 1000 examples.
 
@@ -35,6 +35,7 @@ def assemble(
         request: Limits, part to hold out, and seed.
         origin: Whether the texts are real.
         source: Where they come from.
+        notes: Sentences for the report.
 
     Raises:
         DatasetError: Fewer than two different training texts remain.
@@ -44,7 +45,7 @@ def assemble(
     _require_both(kept, held, source)
     evaluation = draw(validation, request.evaluation_limit, EVALUATION_SEED)
     metric, chance = _chance(task, train.references, evaluation)
-    return TaskData(task.name, kept, held, evaluation, label_names, origin, source, metric, chance)
+    return TaskData(task.name, kept, held, evaluation, label_names, origin, source, metric, chance, notes)
 
 
 def for_choosing(data: TaskData, task: Task) -> TaskData:

@@ -97,6 +97,13 @@ def find_split(folder: Path, stems: Sequence[str]) -> tuple[Path, ...]:
     return ()
 
 
+def only_split(folder: Path, stems: Sequence[str]) -> tuple[Path, ...]:
+    """Files of a split of a folder that holds no other tables; empty where it holds others, or no such split."""
+    found = find_split(folder, stems)
+    others = [path for path in folder.iterdir() if path.suffix.lower() in _READERS] if found else []
+    return found if set(others) == set(found) else ()
+
+
 def _read_parquet(path: Path) -> Columns:
     import pyarrow.parquet  # takes a third of a second, and only files of this kind need it
 
