@@ -52,6 +52,26 @@ def test_key_that_would_change_nothing_is_refused(configure):
     assert len(distributions(configure("front=gates", space=space))) == 1
 
 
+def test_seeds_are_repeated_and_not_searched(search):
+    with pytest.raises(UsageError, match=r"training\.seed, but seeds are repeated.* set optuna\.repeats"):
+        search(space={"seed": {"type": "int", "low": 0, "high": 9}})
+
+
+RECORDS = {"surrogate.records": {"type": "int", "low": 100, "high": 2000}}
+
+
+def test_trials_share_the_surrogate_unless_its_keys_are_searched(search):
+    assert search().trial_config(0, {}, 0).surrogate.checkpoint_path.endswith("study.sweep/surrogate.safetensors")
+    study = search("surrogate.kind=reference", run_id="other", space=RECORDS)
+    trial = study.trial_config(0, {"surrogate.records": 100}, 0)
+    assert (trial.surrogate.records, trial.surrogate.checkpoint_path) == (100, None)
+
+
+def test_records_of_a_surrogate_that_is_read_are_not_searched(search):
+    with pytest.raises(UsageError, match=r"surrogate\.records would change nothing: all trials read the surrogate"):
+        search("surrogate.kind=reference", "surrogate.checkpoint_path=there.safetensors", space=RECORDS)
+
+
 @pytest.mark.parametrize("name", ["method", "device", "threads"])
 def test_what_is_looked_up_by_name_is_not_searched(configure, name):
     """Trials set values alone: a method brings settings of its own, a device must exist."""
