@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from metas_peft.conf import RunConfig
 from metas_peft.core.errors import MetasPeftError
-from metas_peft.search.lease import MISSED_BEATS, WORKER, Lease, Owner, Watch
+from metas_peft.search.lease import MISSED_BEATS, Lease, Owner, Watch, give_back
 from metas_peft.search.study import SURPLUS, Search
 
 logger = logging.getLogger(__name__)
@@ -86,23 +86,27 @@ class Worker:
         """Run one trial; gives whether its result went into the study."""
         search, number = self.search, trial.number
         logger.info("Trial %d: %s", number, ", ".join(f"{k}={v}" for k, v in trial.params.items()))
+        lease = Lease(search.storage, trial._trial_id, self._owner, search.config.optuna.heartbeat_s)
+        failure = None
         try:
-            with Lease(search.storage, trial._trial_id, self._owner, search.config.optuna.heartbeat_s):
+            with lease:
                 state, values = self._values(trial)
         except MetasPeftError as error:
             logger.warning("Trial %d failed: %s", number, error)
-            state, values = TrialState.FAIL, None
-            with contextlib.suppress(UpdateFinishedTrialError):
-                trial.set_user_attr(ERROR, str(error))
+            state, values, failure = TrialState.FAIL, None, str(error)
+        except UpdateFinishedTrialError:
+            logger.warning("Trial %d was taken over while we were silent, and is finished.", number)
+            return False
         except BaseException:
             # Whatever stopped us (a key, a bug, no memory), the trial is nobody's now and waits for the next worker.
-            with contextlib.suppress(UpdateFinishedTrialError):
-                search.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+            give_back(search.storage, trial._trial_id, self._owner)
             raise
-        current = search.storage.get_trial(trial._trial_id)
-        if current.state is not TrialState.RUNNING or Owner.of(current) != self._owner:
+        if not lease.hold():
             logger.warning("Trial %d was taken over while we were silent; its other run counts.", number)
             return False
+        if failure is not None:
+            with contextlib.suppress(UpdateFinishedTrialError):
+                trial.set_user_attr(ERROR, failure)
         search.study.tell(trial, values, state=state, skip_if_finished=True)
         if state is TrialState.COMPLETE:
             figures = zip(search.objectives, values or [], strict=True)
@@ -148,14 +152,8 @@ class Worker:
 
 def release(storage: Any, seen: FrozenTrial) -> None:
     """Put a trial whose worker is gone back into the queue, unless another worker has done so since it was seen."""
-    present = storage.get_trial(seen._trial_id)
-    if present.state is not TrialState.RUNNING or Owner.of(present) != Owner.of(seen):
-        return
-    logger.warning("The worker of trial %d is gone; the trial is run again.", seen.number)
-    with contextlib.suppress(UpdateFinishedTrialError):
-        # First nobody's: whoever takes it next has no lease at once, and must not be mistaken for the one who is gone.
-        storage.set_trial_user_attr(seen._trial_id, WORKER, None)
-        storage.set_trial_state_values(seen._trial_id, TrialState.WAITING)
+    if give_back(storage, seen._trial_id, Owner.of(seen)):
+        logger.warning("The worker of trial %d is gone; the trial is run again.", seen.number)
 
 
 def _figure(found: Mapping[str, float | None], name: str, config: RunConfig) -> float:
