@@ -1,5 +1,6 @@
 """Several workers on one study, and workers that die."""
 
+import gc
 import json
 import os
 import shutil
@@ -7,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
 
+from metas_peft.core.errors import OutOfMemoryError
 from metas_peft.search import Worker, open_search, summarise
 from metas_peft.search.lease import BEAT, WORKER, Owner
 from metas_peft.search.worker import release
@@ -281,6 +284,67 @@ def test_repeats_of_a_trial_that_another_worker_finished_do_not_end_the_worker(s
 
     assert Worker(study, overtaken).run() == 0
     assert [t.value for t in study.trials()] == [0.125]
+
+
+def begun(search, owner):
+    """A trial whose worker is killed while it runs."""
+
+    def killed(config, folder):
+        # As a killed process leaves it: nothing is put back, and the owner is one that does not exist.
+        study_trial = next(t for t in search.trials() if t.state is TrialState.RUNNING)
+        search.storage.set_trial_user_attr(study_trial._trial_id, WORKER, owner.as_dict())
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        Worker(search, killed).run()
+
+
+def test_trial_that_ends_every_worker_fails_after_three(search, caplog):
+    study, dead = search(n_trials=2, heartbeat_s=60.0), replace(Owner.here(), pid=2**22 + 1)
+    for _ in range(3):
+        begun(study, dead)
+    assert [t.state for t in study.trials()] == [TrialState.RUNNING]
+    assert Worker(study, figures).run() == 2
+    assert [t.state for t in study.trials()] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert "Trial 0 failed: it was begun 3 times" in caplog.text
+    assert "Narrow the ranges" in summarise(study)["trials"][0]["error"]
+
+
+def test_interrupted_trial_may_be_begun_again_and_again(search):
+    study = search(n_trials=1)
+
+    def interrupt(config, folder):
+        raise KeyboardInterrupt
+
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            Worker(study, interrupt).run()
+    assert Worker(study, figures).run() == 1
+    assert study.trials()[0].state is TrialState.COMPLETE
+
+
+def test_trial_without_enough_memory_fails_and_leaves_none_occupied(search):
+    study, left = search(n_trials=2), []
+
+    class Model:
+        def __init__(self):
+            self.itself = self
+
+    def evaluate(config, folder):
+        if not left:
+            model = Model()
+            left.append(weakref.ref(model))
+            raise OutOfMemoryError("The run needs more memory than there is.")
+        left.append(left[0]() is None)
+        return figures(config)
+
+    gc.disable()
+    try:
+        assert Worker(study, evaluate).run() == 2
+    finally:
+        gc.enable()
+    assert [t.state for t in study.trials()] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert left[1] is True
 
 
 def test_trial_of_a_worker_that_gives_signs_is_left_alone(search):
