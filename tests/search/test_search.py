@@ -1,14 +1,19 @@
 """Spaces, trials, values and what is kept of them."""
 
+import json
+
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from metas_peft.conf import dump, to_dict
 from metas_peft.conf.compose import load
 from metas_peft.core.errors import MetasPeftError, TrainingDivergedError, UnknownKeyError, UsageError
+from metas_peft.core.files import write_json
 from metas_peft.search import Worker, open_search, summarise, write_best
 from metas_peft.search.space import distributions, objectives
 from metas_peft.search.storage import hidden, with_driver
+from metas_peft.search.summary import SUMMARY
 
 from .conftest import SPACE, figures
 
@@ -268,6 +273,25 @@ def test_artefacts_are_kept_or_pruned(search, keep, models):
     assert all((f / "results.json").exists() for f in folders)
     if keep == "best":
         assert (study.trial_folder(study.best()[0].number) / "models").exists()
+
+
+def test_password_of_a_database_is_in_no_file_of_the_study(search, monkeypatch):
+    from metas_peft.search import storage
+
+    monkeypatch.setattr("metas_peft.search.study.open_storage", lambda url, folder: storage.open_storage(None, folder))
+    study = search(n_trials=2, keep="all", storage="postgresql://me:secret@host/db")
+
+    def writing(config, folder):
+        (folder / "config.yaml").write_text(dump(config))
+        (folder / "settings.json").write_text(json.dumps(to_dict(config)))
+        return figures(config)
+
+    Worker(study, writing).run()
+    write_json(study.folder / SUMMARY, summarise(study))
+    assert write_best(study)
+    files = [path for path in study.folder.rglob("*") if path.is_file()]
+    assert len(files) >= 7  # two trials with two files each, journal, summary, best
+    assert [path for path in files if b"secret" in path.read_bytes()] == []
 
 
 def test_passwords_are_not_shown():

@@ -99,6 +99,7 @@ class Search:
                 "training.seed": config.training.seed + repeat,
                 "evaluation.split": "holdout",
                 "retarget": [],
+                "optuna.storage": None,  # a trial's folder is shown to others, a password is not
                 "run_id": self.run_folder(number, repeat).name,
                 "output_dir": str(folder if config.optuna.repeats > 1 else folder.parent),
             },
