@@ -95,6 +95,22 @@ def test_direction_follows_from_the_figure_and_a_wrong_one_is_refused(configure,
         objectives(configure(f"evaluation.primary_metric={metric}", f"optuna.direction={wrong}"))
 
 
+def test_direction_of_an_objective_is_held_to_the_same_rule(configure):
+    assert objectives(configure(objectives=["energy_j"], direction="minimize")) == (("energy_j",), ("minimize",))
+    with pytest.raises(UsageError, match=r"worst energy_j\. Leave it out, or name another optuna\.objectives"):
+        objectives(configure(objectives=["energy_j"], direction="maximize"))
+
+
+def test_one_direction_for_several_objectives_is_refused(configure):
+    with pytest.raises(UsageError, match="is for one figure, but optuna.objectives names quality, energy_j"):
+        objectives(configure(objectives=["quality", "energy_j"], direction="maximize"))
+
+
+def test_uniform_range_in_the_logarithm_is_refused(configure):
+    with pytest.raises(UsageError, match=r"is uniform and `log: true`.* say `type: float`"):
+        configure(space={"lambda_energy": {"type": "uniform", "low": 0.1, "high": 5, "log": True}})
+
+
 def test_volumes_without_a_common_reference_are_warned_about(configure, caplog):
     said = "measured from its own dense model"
     open_search(configure())

@@ -74,7 +74,7 @@ def objectives(config: RunConfig) -> tuple[tuple[str, ...], tuple[Direction, ...
     """Figures that are searched for, and Optuna's direction of each.
 
     Raises:
-        UsageError: A figure is named twice, or its direction is given and wrong.
+        UsageError: A figure is named twice, a direction is given and wrong, or one for several figures.
     """
     names = config.optuna.objectives
     if len(set(names)) != len(names):
@@ -82,10 +82,15 @@ def objectives(config: RunConfig) -> tuple[tuple[str, ...], tuple[Direction, ...
     chosen = names or (config.evaluation.primary_metric,)
     directions: tuple[Direction, ...] = tuple(_direction(name) for name in chosen)
     asked = config.optuna.direction
-    if not names and asked not in (None, directions[0]):
+    if asked is not None and len(names) > 1:
         raise UsageError(
-            f"optuna.direction={asked} would search for the worst {chosen[0]}. Leave it out, or name another "
-            "evaluation.primary_metric."
+            f"optuna.direction={asked} is for one figure, but optuna.objectives names {', '.join(names)}; each has a "
+            "direction of its own. Leave optuna.direction out, or set it to null."
+        )
+    if asked not in (None, directions[0]):
+        key = "optuna.objectives" if names else "evaluation.primary_metric"
+        raise UsageError(
+            f"optuna.direction={asked} would search for the worst {chosen[0]}. Leave it out, or name another {key}."
         )
     return chosen, directions
 
