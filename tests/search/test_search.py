@@ -206,6 +206,11 @@ def test_several_objectives_give_a_front(search):
         i for i, p in enumerate(points) if not any(q[0] >= p[0] and q[1] >= p[1] and q != p for q in points)
     }  # fmt: skip
     assert {t["number"] for t in summary["best"]} == best
+    text = write_best(study).read_text()
+    first = max(best, key=lambda i: points[i][0])
+    assert text.startswith(f"# Trial {first} of the study study.\n# Of the {len(best)} trials that no other one beats")
+    assert "the best in quality" in text.splitlines()[1]
+    assert load(study.folder / "best.yaml").model.peft.r == study.trials()[first].params["model.peft.r"]
     assert set(summary["importance"]) == {"quality", "energy_j"}
 
 
