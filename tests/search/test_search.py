@@ -7,13 +7,15 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from metas_peft.conf import dump, to_dict
 from metas_peft.conf.compose import load
-from metas_peft.conf.values import to_dict
 from metas_peft.core.errors import MetasPeftError, TrainingDivergedError, UnknownKeyError, UsageError
+from metas_peft.core.files import write_json
 from metas_peft.search import Worker, open_search, summarise, write_best
 from metas_peft.search.space import distributions, objectives
 from metas_peft.search.storage import hidden, with_driver
 from metas_peft.search.study import _settings
+from metas_peft.search.summary import SUMMARY
 
 from .conftest import SPACE, figures
 
@@ -57,6 +59,26 @@ def test_key_that_would_change_nothing_is_refused(configure):
     assert len(distributions(configure("front=gates", space=space))) == 1
 
 
+def test_seeds_are_repeated_and_not_searched(search):
+    with pytest.raises(UsageError, match=r"training\.seed, but seeds are repeated.* set optuna\.repeats"):
+        search(space={"seed": {"type": "int", "low": 0, "high": 9}})
+
+
+RECORDS = {"surrogate.records": {"type": "int", "low": 100, "high": 2000}}
+
+
+def test_trials_share_the_surrogate_unless_its_keys_are_searched(search):
+    assert search().trial_config(0, {}, 0).surrogate.checkpoint_path.endswith("study.sweep/surrogate.safetensors")
+    study = search("surrogate.kind=reference", run_id="other", space=RECORDS)
+    trial = study.trial_config(0, {"surrogate.records": 100}, 0)
+    assert (trial.surrogate.records, trial.surrogate.checkpoint_path) == (100, None)
+
+
+def test_records_of_a_surrogate_that_is_read_are_not_searched(search):
+    with pytest.raises(UsageError, match=r"surrogate\.records would change nothing: all trials read the surrogate"):
+        search("surrogate.kind=reference", "surrogate.checkpoint_path=there.safetensors", space=RECORDS)
+
+
 @pytest.mark.parametrize("name", ["method", "device", "threads"])
 def test_what_is_looked_up_by_name_is_not_searched(configure, name):
     """Trials set values alone: a method brings settings of its own, a device must exist."""
@@ -73,6 +95,22 @@ def test_direction_follows_from_the_figure_and_a_wrong_one_is_refused(configure,
     wrong = {"minimize": "maximize", "maximize": "minimize"}[direction]
     with pytest.raises(UsageError, match=f"optuna.direction={wrong} would search for the worst {metric}"):
         objectives(configure(f"evaluation.primary_metric={metric}", f"optuna.direction={wrong}"))
+
+
+def test_direction_of_an_objective_is_held_to_the_same_rule(configure):
+    assert objectives(configure(objectives=["energy_j"], direction="minimize")) == (("energy_j",), ("minimize",))
+    with pytest.raises(UsageError, match=r"worst energy_j\. Leave it out, or name another optuna\.objectives"):
+        objectives(configure(objectives=["energy_j"], direction="maximize"))
+
+
+def test_one_direction_for_several_objectives_is_refused(configure):
+    with pytest.raises(UsageError, match="is for one figure, but optuna.objectives names quality, energy_j"):
+        objectives(configure(objectives=["quality", "energy_j"], direction="maximize"))
+
+
+def test_uniform_range_in_the_logarithm_is_refused(configure):
+    with pytest.raises(UsageError, match=r"is uniform and `log: true`.* say `type: float`"):
+        configure(space={"lambda_energy": {"type": "uniform", "low": 0.1, "high": 5, "log": True}})
 
 
 def test_volumes_without_a_common_reference_are_warned_about(configure, caplog):
@@ -178,6 +216,11 @@ def test_several_objectives_give_a_front(search):
         i for i, p in enumerate(points) if not any(q[0] >= p[0] and q[1] >= p[1] and q != p for q in points)
     }  # fmt: skip
     assert {t["number"] for t in summary["best"]} == best
+    text = write_best(study).read_text()
+    first = max(best, key=lambda i: points[i][0])
+    assert text.startswith(f"# Trial {first} of the study study.\n# Of the {len(best)} trials that no other one beats")
+    assert "the best in quality" in text.splitlines()[1]
+    assert load(study.folder / "best.yaml").model.peft.r == study.trials()[first].params["model.peft.r"]
     assert set(summary["importance"]) == {"quality", "energy_j"}
 
 
@@ -261,6 +304,25 @@ def test_artefacts_are_kept_or_pruned(search, keep, models):
     assert all((f / "results.json").exists() for f in folders)
     if keep == "best":
         assert (study.trial_folder(study.best()[0].number) / "models").exists()
+
+
+def test_password_of_a_database_is_in_no_file_of_the_study(search, monkeypatch):
+    from metas_peft.search import storage
+
+    monkeypatch.setattr("metas_peft.search.study.open_storage", lambda url, folder: storage.open_storage(None, folder))
+    study = search(n_trials=2, keep="all", storage="postgresql://me:secret@host/db")
+
+    def writing(config, folder):
+        (folder / "config.yaml").write_text(dump(config))
+        (folder / "settings.json").write_text(json.dumps(to_dict(config)))
+        return figures(config)
+
+    Worker(study, writing).run()
+    write_json(study.folder / SUMMARY, summarise(study))
+    assert write_best(study)
+    files = [path for path in study.folder.rglob("*") if path.is_file()]
+    assert len(files) >= 7  # two trials with two files each, journal, summary, best
+    assert [path for path in files if b"secret" in path.read_bytes()] == []
 
 
 def test_passwords_are_not_shown():

@@ -1,5 +1,6 @@
 """Several workers on one study, and workers that die."""
 
+import gc
 import json
 import os
 import shutil
@@ -7,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
 
+from metas_peft.core.errors import OutOfMemoryError
 from metas_peft.search import Worker, open_search, summarise
 from metas_peft.search.lease import BEAT, WORKER, Owner
 from metas_peft.search.worker import release
@@ -184,6 +187,164 @@ def test_trial_that_was_taken_over_is_not_taken_from_its_new_worker(search):
     release(study.storage, seen)  # the third worker looked before the first put it back
     third._requeue_abandoned()  # or looks only now
     assert study.trials()[0].state is TrialState.RUNNING
+
+
+class Stopped(Exception):
+    """What ends a worker in the middle of a trial."""
+
+
+def test_trial_of_a_stopped_worker_is_not_taken_from_its_new_worker(search):
+    """A third worker must not take the second, which has no lease yet, for the first, whose process has ended."""
+    study = search(n_trials=1, heartbeat_s=60.0)
+
+    def stop(config, folder):
+        raise Stopped
+
+    first, third = Worker(study, stop), Worker(study, figures)
+    first._owner = replace(Owner.here(), pid=2**22 + 1)
+    with pytest.raises(Stopped):
+        first.run()
+    assert study.study.ask(dict(study.space)).number == 0
+    third._requeue_abandoned()
+    assert [t.state for t in study.trials()] == [TrialState.RUNNING]
+
+
+def test_stopped_worker_leaves_a_trial_that_was_taken_over_to_its_new_worker(search):
+    study, other = search(n_trials=1), Owner("another computer", 1, 0.0)
+
+    def stop(config, folder):
+        study.storage.set_trial_user_attr(study.trials()[0]._trial_id, WORKER, other.as_dict())
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        Worker(study, stop).run()
+    assert study.trials()[0].state is TrialState.RUNNING
+    assert Owner.of(study.trials()[0]) == other
+
+
+def put_back_by_an_old_look(study):
+    """What a watcher writes that looked before another one put the trial back and a new worker began it."""
+    trial = study.trials()[0]
+    if trial.user_attrs.get("seen"):
+        raise Stopped  # it runs once more
+    study.storage.set_trial_user_attr(trial._trial_id, "seen", True)
+    study.storage.set_trial_user_attr(trial._trial_id, WORKER, None)
+    study.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+
+def test_worker_takes_its_trial_back_at_the_next_beat(search):
+    study, seen = search(n_trials=1, heartbeat_s=0.05), []
+
+    def waiting(config, folder):
+        put_back_by_an_old_look(study)
+        time.sleep(0.4)
+        seen.append(study.trials()[0])
+        return figures(config)
+
+    assert Worker(study, waiting).run() == 1
+    assert (seen[0].state, Owner.of(seen[0])) == (TrialState.RUNNING, Owner.here())
+    assert study.trials()[0].state is TrialState.COMPLETE
+
+
+def test_result_counts_when_an_old_look_put_the_trial_back_and_nobody_began_it(search):
+    study, runs = search(n_trials=1, heartbeat_s=60.0), []
+
+    def evaluate(config, folder):
+        runs.append(config.run_id)
+        put_back_by_an_old_look(study)
+        return figures(config)
+
+    assert Worker(study, evaluate).run() == 1
+    assert runs == ["trial-0000"]
+
+
+def test_beat_stops_when_another_worker_has_the_trial(search):
+    study, other, beats = search(n_trials=1, heartbeat_s=0.05), Owner("another computer", 1, 0.0), []
+
+    def overtaken(config, folder):
+        trial_id = study.trials()[0]._trial_id
+        study.storage.set_trial_user_attr(trial_id, WORKER, other.as_dict())
+        time.sleep(0.2)
+        for _ in range(2):
+            beats.append(study.trials()[0].user_attrs[BEAT])
+            time.sleep(0.2)
+        study.study.tell(0, 0.125)
+        return figures(config)
+
+    assert Worker(study, overtaken).run() == 0
+    assert beats[0] == beats[1]
+
+
+def test_repeats_of_a_trial_that_another_worker_finished_do_not_end_the_worker(search):
+    study = search(n_trials=1, repeats=2)
+
+    def overtaken(config, folder):
+        study.study.tell(0, 0.125)
+        return figures(config)
+
+    assert Worker(study, overtaken).run() == 0
+    assert [t.value for t in study.trials()] == [0.125]
+
+
+def begun(search, owner):
+    """A trial whose worker is killed while it runs."""
+
+    def killed(config, folder):
+        # As a killed process leaves it: nothing is put back, and the owner is one that does not exist.
+        study_trial = next(t for t in search.trials() if t.state is TrialState.RUNNING)
+        search.storage.set_trial_user_attr(study_trial._trial_id, WORKER, owner.as_dict())
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        Worker(search, killed).run()
+
+
+def test_trial_that_ends_every_worker_fails_after_three(search, caplog):
+    study, dead = search(n_trials=2, heartbeat_s=60.0), replace(Owner.here(), pid=2**22 + 1)
+    for _ in range(3):
+        begun(study, dead)
+    assert [t.state for t in study.trials()] == [TrialState.RUNNING]
+    assert Worker(study, figures).run() == 2
+    assert [t.state for t in study.trials()] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert "Trial 0 failed: it was begun 3 times" in caplog.text
+    assert "Narrow the ranges" in summarise(study)["trials"][0]["error"]
+
+
+def test_interrupted_trial_may_be_begun_again_and_again(search):
+    study = search(n_trials=1)
+
+    def interrupt(config, folder):
+        raise KeyboardInterrupt
+
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            Worker(study, interrupt).run()
+    assert Worker(study, figures).run() == 1
+    assert study.trials()[0].state is TrialState.COMPLETE
+
+
+def test_trial_without_enough_memory_fails_and_leaves_none_occupied(search):
+    study, left = search(n_trials=2), []
+
+    class Model:
+        def __init__(self):
+            self.itself = self
+
+    def evaluate(config, folder):
+        if not left:
+            model = Model()
+            left.append(weakref.ref(model))
+            raise OutOfMemoryError("The run needs more memory than there is.")
+        left.append(left[0]() is None)
+        return figures(config)
+
+    gc.disable()
+    try:
+        assert Worker(study, evaluate).run() == 2
+    finally:
+        gc.enable()
+    assert [t.state for t in study.trials()] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert left[1] is True
 
 
 def test_trial_of_a_worker_that_gives_signs_is_left_alone(search):

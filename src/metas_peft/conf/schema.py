@@ -356,7 +356,7 @@ class SearchRange:
     )
     low: int | float | None = key(None, "Least value.")
     high: int | float | None = key(None, "Greatest value; it is within the range.")
-    log: bool = key(False, "Whether a `float` or `int` range is even in the logarithm.")
+    log: bool = key(False, "Whether a `float` or `int` range is even in the logarithm; `uniform` is not.")
     step: int | float | None = key(None, "Distance between the values of a `float` or `int` range.", above=0)
     choices: tuple[bool | int | float | str, ...] = key((), "Values of a categorical.")
 
@@ -368,8 +368,8 @@ class SearchConfig:
     n_trials: int = key(20, "Number of trials of the whole study, all workers and resumptions together.", at_least=1)
     direction: Literal["maximize", "minimize"] | None = key(
         None,
-        "Whether more of `evaluation.primary_metric` is better. The figure itself says so; a direction that "
-        "contradicts it is refused.",
+        "Whether more of the figure that is searched for is better. The figure itself says so; a direction that "
+        "contradicts it, or that is given for several `objectives`, is refused.",
     )
     objectives: tuple[Metric, ...] = key(
         (),

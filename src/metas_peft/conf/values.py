@@ -274,6 +274,8 @@ def _range_fault(span: SearchRange) -> str:
         return f"is {span.type} and takes `low` and `high`, no `choices`; say `type: categorical` to choose among them."
     if span.low is None or span.high is None or span.low >= span.high:
         return f"expects `low` below `high`, not {span.low} and {span.high}."
+    if span.type == "uniform" and span.log:
+        return "is uniform and `log: true`, which contradict each other; say `type: float` to be even in the logarithm."
     is_log = span.type == "loguniform" or span.log
     if is_log and span.low <= 0:
         return f"is {span.type} in the logarithm and expects `low` above 0, not {span.low}."

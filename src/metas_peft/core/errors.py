@@ -88,6 +88,10 @@ class TrainingDivergedError(MetasPeftError, ArithmeticError):
     """A loss that is no longer a finite number."""
 
 
+class OutOfMemoryError(MetasPeftError, MemoryError):
+    """A model or a batch that the memory of the device that trains it, or of the computer, has no room for."""
+
+
 class ControllerTooLargeError(MetasPeftError, ValueError):
     """A controller that does not fit its byte budget."""
 

@@ -8,9 +8,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 import transformers
 
 from metas_peft.conf import METHODS, CostTerm, RunConfig
+from metas_peft.core.errors import OutOfMemoryError
 from metas_peft.core.launched import is_first
 from metas_peft.experiment.asking import control, evaluate
 from metas_peft.experiment.finishing import finish
@@ -45,9 +47,15 @@ def run(config: RunConfig, run_dir: Path, *, bench: Workbench | None = None, pro
     keep_kernels()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    with joined():
-        state = RunState.open(config, run_dir, bench, progress and is_first())
-        _walk(state)
+    try:
+        with joined():
+            _walk(RunState.open(config, run_dir, bench, progress and is_first()))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise OutOfMemoryError(
+            f"The run needs more memory than there is: {said}. Lower dataset.batch_size (and raise "
+            "training.gradient_accumulation_steps by as much) or dataset.max_length, or name a smaller backbone."
+        ) from error
     return run_dir
 
 

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "stages"
 SETTINGS = "settings.json"
-# What changes where a run writes or how it talks, not what it computes.
-IRRELEVANT = ("output_dir", "run_id", "report_to")
+# What changes where a run writes, how it talks or what is searched around it, not what it computes.
+IRRELEVANT = ("output_dir", "run_id", "report_to", "optuna")
 
 
 class Stages:
@@ -44,7 +44,9 @@ class Stages:
         self.seconds: dict[str, float] = {}
         known = self._folder / SETTINGS
         if any(mark != known for mark in self._folder.glob("*.json")) and known.exists():
-            changed = _differences(_read(known), self._settings)
+            # Folders of older versions hold settings that count no more.
+            before = {k: v for k, v in _read(known).items() if k not in IRRELEVANT}
+            changed = _differences(before, self._settings)
             if changed:
                 raise UsageError(
                     f"{run_dir} holds a run with other settings ({'; '.join(changed[:4])}). "

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Lease:
         self._thread = threading.Thread(target=self._beat, daemon=True, name=f"lease-{trial_id}")
 
     def __enter__(self) -> "Lease":
-        self._storage.set_trial_user_attr(self._trial_id, WORKER, self._owner.as_dict())
+        self._claim()
         self._storage.set_trial_user_attr(self._trial_id, BEAT, 0)
         self._thread.start()
         return self
@@ -102,17 +102,63 @@ class Lease:
         self._done.set()
         self._thread.join()
 
+    def hold(self) -> bool:
+        """Whether the trial is still this worker's.
+
+        One that lies in the queue or is nobody's was given back by a watcher whose look was too old, or while this
+        worker was silent and nobody has begun it since: it is taken back.
+        """
+        try:
+            trial = self._storage.get_trial(self._trial_id)
+            owner = Owner.of(trial)
+            if trial.state.is_finished() or owner not in (None, self._owner):
+                return False
+            # From the queue the storage hands a trial to one worker alone.
+            if trial.state is TrialState.WAITING and not self._storage.set_trial_state_values(
+                self._trial_id, TrialState.RUNNING
+            ):
+                return False
+            if owner is None:
+                self._claim()
+        except UpdateFinishedTrialError:
+            return False
+        return True
+
+    def _claim(self) -> None:
+        self._storage.set_trial_user_attr(self._trial_id, WORKER, self._owner.as_dict())
+
     def _beat(self) -> None:
         count = 0
         while not self._done.wait(self._every_s):
             count += 1
             try:
+                if not self.hold():
+                    return  # another worker took it over; the beat is that one's
                 self._storage.set_trial_user_attr(self._trial_id, BEAT, count)
             except UpdateFinishedTrialError:
-                return  # another worker took it over and was quicker
+                return  # and was quicker
             except Exception as error:
                 # A storage that is away for a while must not kill the trial; others see the beat stand still.
                 logger.warning("No sign of life could be given: %s", error)
+
+
+def give_back(storage: Any, trial_id: int, owner: Owner | None) -> bool:
+    """Put a running trial back into the queue; gives whether it was still `owner`'s to be put back.
+
+    Optuna has no operation that does so on a condition. Between the look and the writing another watcher may have put
+    the trial back and a new worker may have begun it. That one takes its trial back at its next beat (`Lease.hold`), or
+    else the trial runs twice: a worker counts a result only while the trial is its own, and a trial finishes once.
+    """
+    present = storage.get_trial(trial_id)
+    if present.state is not TrialState.RUNNING or Owner.of(present) != owner:
+        return False
+    try:
+        # First nobody's: whoever takes it next has no lease at once, and must not be mistaken for the one who is gone.
+        storage.set_trial_user_attr(trial_id, WORKER, None)
+        storage.set_trial_state_values(trial_id, TrialState.WAITING)
+    except UpdateFinishedTrialError:
+        return False
+    return True
 
 
 class Watch:

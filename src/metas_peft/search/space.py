@@ -1,5 +1,6 @@
 """The `optuna` block in Optuna's terms: distributions by the place of their key, directions by objective."""
 
+from collections.abc import Collection
 from typing import Literal
 
 from optuna.distributions import (
@@ -24,7 +25,7 @@ def distributions(config: RunConfig) -> dict[str, BaseDistribution]:
 
     Raises:
         UnknownKeyError: A name that no key has, or several have.
-        UsageError: Nothing to search, a key named twice, or one that changes nothing in this run.
+        UsageError: Nothing to search, a key named twice, or one that would change nothing in the trials.
     """
     found: dict[str, BaseDistribution] = {}
     for name, span in config.optuna.search_space.items():
@@ -39,7 +40,23 @@ def distributions(config: RunConfig) -> dict[str, BaseDistribution]:
         )
     for path, because in without_effect(config, found).items():
         raise UsageError(f"A search over {path} would change nothing: {because}. Take it out or change the run.")
+    _refuse_fixed(config, found)
     return found
+
+
+def _refuse_fixed(config: RunConfig, paths: Collection[str]) -> None:
+    """Keys that work in a run, but not in trials: all trials have the same value of them."""
+    if "training.seed" in paths:
+        raise UsageError(
+            "optuna.search_space names training.seed, but seeds are repeated, not searched: every trial has those that "
+            "begin with the run file's. Take it out and set optuna.repeats to the number of seeds per trial."
+        )
+    stored = config.surrogate.checkpoint_path or "surrogate.checkpoint_path" in paths
+    if "surrogate.records" in paths and stored:
+        raise UsageError(
+            "A search over surrogate.records would change nothing: all trials read the surrogate that "
+            "surrogate.checkpoint_path names, however many records it has learnt from. Take one of the two out."
+        )
 
 
 def _distribution(span: SearchRange) -> BaseDistribution:
@@ -57,7 +74,7 @@ def objectives(config: RunConfig) -> tuple[tuple[str, ...], tuple[Direction, ...
     """Figures that are searched for, and Optuna's direction of each.
 
     Raises:
-        UsageError: A figure is named twice, or its direction is given and wrong.
+        UsageError: A figure is named twice, a direction is given and wrong, or one for several figures.
     """
     names = config.optuna.objectives
     if len(set(names)) != len(names):
@@ -65,10 +82,15 @@ def objectives(config: RunConfig) -> tuple[tuple[str, ...], tuple[Direction, ...
     chosen = names or (config.evaluation.primary_metric,)
     directions: tuple[Direction, ...] = tuple(_direction(name) for name in chosen)
     asked = config.optuna.direction
-    if not names and asked not in (None, directions[0]):
+    if asked is not None and len(names) > 1:
         raise UsageError(
-            f"optuna.direction={asked} would search for the worst {chosen[0]}. Leave it out, or name another "
-            "evaluation.primary_metric."
+            f"optuna.direction={asked} is for one figure, but optuna.objectives names {', '.join(names)}; each has a "
+            "direction of its own. Leave optuna.direction out, or set it to null."
+        )
+    if asked not in (None, directions[0]):
+        key = "optuna.objectives" if names else "evaluation.primary_metric"
+        raise UsageError(
+            f"optuna.direction={asked} would search for the worst {chosen[0]}. Leave it out, or name another {key}."
         )
     return chosen, directions
 

@@ -78,10 +78,13 @@ class Search:
         """The run of a trial.
 
         It is judged on the examples that choices are made on, without rivals unless they were asked for, and shares
-        the meta-trained surrogate and the samples of a cost model on the target with the other trials.
+        the meta-trained surrogate (unless a key of `surrogate` is searched) and the samples of a cost model on the
+        target with the other trials.
         """
         config, shared = self.config, {}
-        if config.surrogate.checkpoint_path is None:
+        # A stored surrogate does not say all that shaped it: the first trial's would be everybody's.
+        is_same_for_all = not any(path.startswith("surrogate.") for path in self.space)
+        if config.surrogate.checkpoint_path is None and is_same_for_all:
             shared["surrogate.checkpoint_path"] = str(self.folder / "surrogate.safetensors")
         if config.hardware_profiling.measurement_cache_dir is None:
             shared["hardware_profiling.measurement_cache_dir"] = str(self.folder / "measurements")
@@ -96,6 +99,7 @@ class Search:
                 "training.seed": config.training.seed + repeat,
                 "evaluation.split": "holdout",
                 "retarget": [],
+                "optuna.storage": None,  # a trial's folder is shown to others, a password is not
                 "run_id": self.run_folder(number, repeat).name,
                 "output_dir": str(folder if config.optuna.repeats > 1 else folder.parent),
             },

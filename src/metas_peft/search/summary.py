@@ -81,7 +81,13 @@ def write_best(search: Search) -> Path | None:
     told = {path for path in config.given if path.partition(".")[0] != "optuna"}
     path = search.folder / BEST
     text = yaml12.write(_only(to_dict(config), told))
-    write_text(path, f"# Trial {trial.number} of the study {search.study.study_name}.\n{text}")
+    head = f"# Trial {trial.number} of the study {search.study.study_name}.\n"
+    if len(search.objectives) > 1:
+        head += (
+            f"# Of the {len(best)} trials that no other one beats, the best in {search.objectives[0]}, the first "
+            f"objective; {SUMMARY} beside this file lists them all.\n"
+        )
+    write_text(path, head + text)
     return path
 
 

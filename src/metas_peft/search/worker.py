@@ -7,6 +7,7 @@ it had reached. The storage lets a trial finish once, so nothing is counted twic
 """
 
 import contextlib
+import gc
 import logging
 import shutil
 import time
@@ -20,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from metas_peft.conf import RunConfig
 from metas_peft.core.errors import MetasPeftError
-from metas_peft.search.lease import MISSED_BEATS, WORKER, Lease, Owner, Watch
+from metas_peft.search.lease import MISSED_BEATS, Lease, Owner, Watch, give_back
 from metas_peft.search.study import SURPLUS, Search
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,9 @@ logger = logging.getLogger(__name__)
 # Runs one experiment in a folder and gives its figures by name; None where one is not known.
 Evaluate = Callable[[RunConfig, Path], Mapping[str, float | None]]
 
-ERROR = "error"
+ERROR, ATTEMPTS = "error", "attempts"
+# A trial that has ended so many workers would end the others too.
+MOST_ATTEMPTS = 3
 KEPT_FILES = ("results.json", "answers.npz", "config.yaml", "log.txt")
 # If the first trials all fail, so will the rest.
 HOPELESS_AFTER = 3
@@ -86,29 +89,61 @@ class Worker:
         """Run one trial; gives whether its result went into the study."""
         search, number = self.search, trial.number
         logger.info("Trial %d: %s", number, ", ".join(f"{k}={v}" for k, v in trial.params.items()))
+        lease = Lease(search.storage, trial._trial_id, self._owner, search.config.optuna.heartbeat_s)
+        failure = None
         try:
-            with Lease(search.storage, trial._trial_id, self._owner, search.config.optuna.heartbeat_s):
+            with lease:
+                self._count_attempt(trial)
                 state, values = self._values(trial)
         except MetasPeftError as error:
-            logger.warning("Trial %d failed: %s", number, error)
-            state, values = TrialState.FAIL, None
-            with contextlib.suppress(UpdateFinishedTrialError):
-                trial.set_user_attr(ERROR, str(error))
-        except BaseException:
-            # Whatever stopped us (a key, a bug, no memory), the trial is nobody's now and waits for the next worker.
-            with contextlib.suppress(UpdateFinishedTrialError):
-                search.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+            state, values, failure = TrialState.FAIL, None, str(error)
+            # As text: an error that a handler keeps would keep the models of its frames.
+            logger.warning("Trial %d failed: %s", number, failure)
+        except UpdateFinishedTrialError:
+            logger.warning("Trial %d was taken over while we were silent, and is finished.", number)
+            return False
+        except BaseException as error:
+            # Whatever stopped us (a key, a bug), the trial is nobody's now and waits for the next worker.
+            if not isinstance(error, Exception):
+                self._forget_attempt(trial)
+            give_back(search.storage, trial._trial_id, self._owner)
             raise
-        current = search.storage.get_trial(trial._trial_id)
-        if current.state is not TrialState.RUNNING or Owner.of(current) != self._owner:
+        if not lease.hold():
             logger.warning("Trial %d was taken over while we were silent; its other run counts.", number)
             return False
+        if failure is not None:
+            # Models hang in cycles; what this trial filled must be free when the next one begins.
+            gc.collect()
+            with contextlib.suppress(UpdateFinishedTrialError):
+                trial.set_user_attr(ERROR, failure)
         search.study.tell(trial, values, state=state, skip_if_finished=True)
         if state is TrialState.COMPLETE:
             figures = zip(search.objectives, values or [], strict=True)
             logger.info("Trial %d: %s", number, ", ".join(f"{name} {value:.6g}" for name, value in figures))
         self._prune_artefacts()
         return True
+
+    def _count_attempt(self, trial: optuna.Trial) -> None:
+        """Note that the trial is begun, before it can do harm.
+
+        Raises:
+            MetasPeftError: It was begun often enough.
+        """
+        attempts = trial.user_attrs.get(ATTEMPTS, 0)
+        if attempts >= MOST_ATTEMPTS:
+            raise MetasPeftError(
+                f"it was begun {attempts} times and each time its worker ended before it did, as when the system kills "
+                "a process for want of memory. Narrow the ranges of optuna.search_space that decide about memory "
+                "(dataset.batch_size, model.peft.r), or start workers where there is more of it; log.txt in "
+                f"{self.search.trial_folder(trial.number)} says how far it came."
+            )
+        trial.set_user_attr(ATTEMPTS, attempts + 1)
+
+    def _forget_attempt(self, trial: optuna.Trial) -> None:
+        """A person who interrupts a worker says nothing about the trial."""
+        current = self.search.storage.get_trial(trial._trial_id)
+        if Owner.of(current) == self._owner and not current.state.is_finished():
+            trial.set_user_attr(ATTEMPTS, max(0, current.user_attrs.get(ATTEMPTS, 0) - 1))
 
     def _values(self, trial: optuna.Trial) -> tuple[TrialState, list[float] | None]:
         """Mean figures over the repeats, or the state of a trial that the pruner ended."""
@@ -148,14 +183,8 @@ class Worker:
 
 def release(storage: Any, seen: FrozenTrial) -> None:
     """Put a trial whose worker is gone back into the queue, unless another worker has done so since it was seen."""
-    present = storage.get_trial(seen._trial_id)
-    if present.state is not TrialState.RUNNING or Owner.of(present) != Owner.of(seen):
-        return
-    logger.warning("The worker of trial %d is gone; the trial is run again.", seen.number)
-    with contextlib.suppress(UpdateFinishedTrialError):
-        # First nobody's: whoever takes it next has no lease at once, and must not be mistaken for the one who is gone.
-        storage.set_trial_user_attr(seen._trial_id, WORKER, None)
-        storage.set_trial_state_values(seen._trial_id, TrialState.WAITING)
+    if give_back(storage, seen._trial_id, Owner.of(seen)):
+        logger.warning("The worker of trial %d is gone; the trial is run again.", seen.number)
 
 
 def _figure(found: Mapping[str, float | None], name: str, config: RunConfig) -> float:
