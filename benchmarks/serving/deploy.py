@@ -36,7 +36,7 @@ from metas_peft.devices.profiling import describe_machine
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "docs" / "benchmarks" / "deploy.json"
-BUDGETS, SLACK, TOLERANCE_PCT = 20, 0.25, 3.0
+BUDGETS, SLACK, TOLERANCE_PCT, HALF_A_POINT = 20, 0.25, 3.0, 0.5
 PARTS, REFERENCES, SECONDS_PER_SUBJECT = 4, 7, 1.5  # on this computer
 
 
@@ -103,12 +103,16 @@ def summary(rows: list[dict]) -> dict:
         "refused": sum(w is None for w in worst),
         "holds": sum(w is not None and w <= 0 for w in worst),
         "within_3_pct": sum(w is not None and w <= TOLERANCE_PCT for w in worst),
+        "worst_over_pct": max((w for w in worst if w is not None), default=None),
         "mean_quality_lost": float(np.mean(lost)) if lost else None,
+        "within_half_a_point": sum(x <= HALF_A_POINT for x in lost) if lost else None,
         "mean_error_of_chosen_pct": float(np.mean(errors)) if errors else None,
         "by_prediction": {
             "holds": sum(p["worst_over_pct"] <= 0 for p in plain),
             "within_3_pct": sum(p["worst_over_pct"] <= TOLERANCE_PCT for p in plain),
+            "worst_over_pct": max((p["worst_over_pct"] for p in plain), default=None),
             "mean_quality_lost": float(np.mean(plain_lost)) if plain_lost else None,
+            "within_half_a_point": sum(x <= HALF_A_POINT for x in plain_lost) if plain_lost else None,
         },
     }
 
