@@ -98,3 +98,34 @@ def test_front_has_the_largest_member_of_the_path_that_holds(fraction):
     assert [m.name for m in front.members if m.name not in ("80 %", "50 %")] in (["budget"], [])
     assert any("predicted to hold the budgets" in note for note in front.notes)
     assert np.all([m.gap < 1e-4 for m in front.members])
+
+
+def heads_are_slow(counts):
+    """FFN blocks cost the energy, heads the time: what weights on energy remove first does little for latency."""
+    heads, neurons = counts.heads.sum(-1), counts.neurons.sum(-1)
+    return Cost(1.0 + 10.0 * neurons, 1.0 + heads + 0.01 * neurons, 1.0 + 0.0 * heads)
+
+
+@pytest.mark.parametrize("heads", [3, 2])
+def test_path_goes_on_until_a_budget_holds_that_the_weights_do_not_look_at(heads):
+    context = tiny_context("bert", path_steps=24, joint_steps=1, operating_points=(0.9, 0.8), cost_model=heads_are_slow)
+    context.weights, shape = Cost(1.0, 0.0, 0.0), context.shape
+    wide = Subnet.prefix([heads] * 3, [3 * heads] * 3)
+    limits = Limits({"latency_ms": float(heads_are_slow(Counts.of(wide, shape)).latency_ms)}, heads_are_slow, shape)
+    assert limits.uniform_prefix() == wide
+    context.train_dense()
+    context.limits = limits
+    front = METHODS["MetaS-PEFT"]().tune(context)
+    held = limits.hold(front.path)
+    assert held.tolist() == [False] * (len(held) - 1) + [True]  # it goes on, and no further than it must
+    assert front.path[-1].key in {m.subnet.key for m in front.members}
+    assert not any("No subnet on the path is predicted" in note for note in front.notes)
+
+
+def test_path_goes_on_to_one_unit_at_most():
+    context = tiny_context("bert", path_steps=24, joint_steps=1, operating_points=(0.9, 0.8))
+    context.train_dense()
+    context.limits = Limits({"latency_ms": 1e-9}, context.cost_model, context.shape)
+    front = METHODS["MetaS-PEFT"]().tune(context)
+    assert front.path[-1].kept_heads + front.path[-1].kept_ffn_blocks == 1
+    assert any("No subnet on the path is predicted" in note for note in front.notes)

@@ -47,14 +47,15 @@ def find_path(context: TuningContext, price: Price) -> tuple[list[Subnet], dict[
     context.reset()
     shape, end = context.shape, min(context.operating_points)
     if context.limits is not None:
-        # Units differ in worth, so that the path may hold the limits later than equally wide layers would.
+        # The pace is set for where the path is likely to hold the limits: later than equally wide layers would, since
+        # units differ in worth. It goes on from there if it has to.
         wide = context.limits.uniform_prefix()
         end = min(end, 0.0 if wide is None else BEYOND_UNIFORM * flops_fraction(wide, shape, context.workload))
     settings = context.settings
     batches = random_batches(context.data, context.collator, BATCH_SIZE, settings.seed + 1)
     context.network.eval()
     with members_of(context.network, shape) as view:
-        search = PathSearch(view, context.distilled(), price, context.workload, end=end)
+        search = PathSearch(view, context.distilled(), price, context.workload, end, context.limits)
         search.run(context.adapted, batches, context.schedule.path, bf16=settings.bf16, progress=context.progress)
     scores = {f"importance.{name}": torch.from_numpy(values) for name, values in search.importances.items()}
     return search.path, scores
@@ -108,7 +109,8 @@ def _within_budget(context: TuningContext, path: list[Subnet], notes: list[str])
     holding = [s for s, holds in zip(path, context.limits.hold(path), strict=True) if holds]
     if not holding:
         notes.append(
-            "No subnet on the path is predicted to hold the budgets; relax them, or add a smaller operating point."
+            "No subnet on the path is predicted to hold the budgets, not even the smallest that it can reach. Relax "
+            "them, or give what they limit more weight in objective_weights."
         )
         return []
     size = 100 * flops_fraction(holding[0], context.shape, context.workload)
