@@ -7,7 +7,7 @@ import torch
 
 from metas_peft.backbones import compact
 from metas_peft.core.subnet import Subnet
-from metas_peft.gates import GRANULARITIES, GateSet, attach, closing, expected_subnet
+from metas_peft.gates import GRANULARITIES, GateSet, attach, closing, expected_subnet, smallest
 from metas_peft.testing.families import TINY_FAMILIES
 from metas_peft.testing.tiny import tiny_adapted, tiny_batch
 
@@ -132,3 +132,29 @@ def test_as_many_ranks_stay_as_expected_and_those_of_closed_sub_layers_go():
 def test_ranks_are_all_kept_where_they_are_not_gated():
     _, shape = tiny_adapted("bert")
     assert all(p.ranks is None for p in expected_subnet(scattered(shape, ("head",))).layers)
+
+
+@pytest.mark.parametrize(
+    ("granularities", "kept"),
+    [  # sub-layers, heads and FFN blocks of what can be left last
+        (("head",), {(3, 0, 36)}),
+        (("ffn_block", "rank"), {(3, 12, 0)}),
+        (("head", "ffn_block"), {(1, 1, 0), (1, 0, 1)}),
+        (("attention", "ffn"), {(1, 4, 0), (1, 0, 12)}),
+        (("layer",), {(2, 4, 12)}),
+        (("layer", "head", "rank"), {(1, 0, 12)}),
+        (("layer", "ffn_block"), {(1, 4, 0)}),
+        (("head", "ffn"), {(1, 1, 0), (1, 0, 12)}),
+        (GRANULARITIES, {(1, 1, 0), (1, 0, 1)}),
+        (("rank",), {(6, 12, 36)}),
+    ],
+)
+def test_smallest_are_what_closing_leaves_last(granularities, kept):
+    _, shape = tiny_adapted("bert")
+    found = smallest(shape, granularities)
+    sizes = {(sum(p.attention + p.ffn for p in s.layers), s.kept_heads, s.kept_ffn_blocks) for s in found}
+    assert sizes == kept
+    *_, last = closing(scattered(shape, granularities, spread=0.5).expectations(), shape, granularities)
+    assert (sum(p.attention + p.ffn for p in last.layers), last.kept_heads, last.kept_ffn_blocks) in kept
+    if "rank" in granularities:
+        assert not any(ranks for s in found for p in s.layers for ranks in p.ranks)

@@ -60,6 +60,25 @@ def test_budgets_that_hold_only_one_at_a_time_are_told_with_the_model_that_comes
         Limits({"energy_j": 2.0, "latency_ms": 3.0}, cost, MINILM).check()
 
 
+@pytest.mark.parametrize(
+    ("granularities", "least"),
+    [
+        (("head",), Subnet.prefix([0] * 6, [12] * 6)),  # FFN blocks cannot close
+        (("ffn_block",), Subnet.prefix([12] * 6, [0] * 6)),
+        (("layer",), Subnet.prefix([12] + [0] * 5, [12] + [0] * 5)),
+        (("layer", "head"), Subnet.prefix([0] * 6, [12] + [0] * 5)),
+    ],
+)
+def test_budget_is_checked_against_what_the_gates_can_leave(granularities, least):
+    cost = float(COST(Counts.of(least, MINILM)).latency_ms)
+    Limits({"latency_ms": 1.001 * cost}, COST, MINILM).check(granularities)
+    tight = Limits({"latency_ms": 0.999 * cost}, COST, MINILM)
+    tight.check()  # a single head or block holds it
+    told = f"by gates on {', '.join(granularities)} .*the least predicted is {cost:.4g} ms.* or gate heads and FFN bl"
+    with pytest.raises(BudgetInfeasibleError, match=told):
+        tight.check(granularities)
+
+
 @pytest.mark.parametrize("fraction", [0.7, 0.3])
 def test_gates_trained_for_a_budget_leave_a_member_that_holds_it(fraction):
     """Also where every operating point is larger than the budget allows."""

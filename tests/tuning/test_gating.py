@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from metas_peft.core.cost import Cost
-from metas_peft.core.errors import CheckpointError, UnsupportedBackboneError, UsageError
+from metas_peft.core.errors import BudgetInfeasibleError, CheckpointError, UnsupportedBackboneError, UsageError
 from metas_peft.costs import MINILM
 from metas_peft.gates import GateSet, attach, closing, expected_subnet, hard_concrete
 from metas_peft.testing.tiny import tiny_adapted, tiny_model
@@ -165,6 +165,16 @@ def test_budgets_drive_the_gates_to_hold_them_and_no_further(tmp_path):
     assert not limits.hold([*larger, found]).any()
     _, _, held = trained(0.95)  # the budget is held from the start, so that nothing presses
     assert held < 1.0
+
+
+def test_budgets_that_the_gates_cannot_reach_are_refused_before_training(tmp_path):
+    run = Run(tmp_path, granularities=("head",))
+    limits = Limits.of({}, {"latency_ms": 0.2}, run.price.cost_model, run.gates.shape)
+    limits.check()
+    with pytest.raises(BudgetInfeasibleError, match="by gates on head is predicted to hold latency_ms"):
+        GateCallback(run.gates, run.trainer, learning_rate=0.1, price=BudgetPrice(limits))
+    with pytest.raises(BudgetInfeasibleError, match="by gates on head is predicted to hold latency_ms"):
+        budgeted_subnet(run.gates, limits)
 
 
 def test_multipliers_rise_while_a_budget_is_exceeded_and_fall_at_once():

@@ -5,7 +5,7 @@ from metas_peft.core.cost import METRICS
 from metas_peft.core.errors import RunFileError
 from metas_peft.core.protocols import CostModel
 from metas_peft.core.shape import BackboneShape
-from metas_peft.tuning.budgets import Limits
+from metas_peft.tuning.budgets import UNITS, Limits
 
 
 def check_budgets(config: RunConfig, cost_term: CostTerm) -> None:
@@ -41,12 +41,12 @@ def limits_of(config: RunConfig, cost_model: CostModel | None, shape: BackboneSh
         shape: Shape of the backbone.
 
     Raises:
-        BudgetInfeasibleError: No model can hold them.
+        BudgetInfeasibleError: No model that the run can cut would hold them.
     """
     if config.budgets.mode == "report" or cost_model is None:
         return None
     limits = Limits.of(_absolute(config), config.budgets.fractions(), cost_model, shape)
-    limits.check()
+    limits.check(config.model.gating.granularity if config.front == "gates" else UNITS)
     return limits
 
 

@@ -6,7 +6,7 @@ import torch
 
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import LayerPlan, Subnet
-from metas_peft.gates.gate_set import GateSet, GateValues, rank_mask
+from metas_peft.gates.gate_set import GateSet, GateValues, gate_shapes, rank_mask
 
 
 def expected_subnet(gates: GateSet) -> Subnet:
@@ -67,6 +67,27 @@ def closing(values: GateValues, shape: BackboneShape, granularities: Collection[
         subnet = _subnet(attention, ffn, kept_heads, kept_blocks, ranks, shape)
         if level >= 0 or ranks is not None:
             yield subnet
+
+
+def smallest(shape: BackboneShape, granularities: Collection[str]) -> list[Subnet]:
+    """What `closing` can leave last, of whatever gates: one head or FFN block where both are gated, else more.
+
+    Args:
+        shape: Shape of the backbone.
+        granularities: What is gated.
+    """
+    found: list[Subnet] = []
+    for i in range(shape.n_layers):
+        for favoured in (("layer", "attention", "head"), ("layer", "ffn", "ffn_block")):
+            values = {name: torch.ones(size) for name, size in gate_shapes(shape).items()}
+            for name in granularities:
+                values[name].fill_(0.0 if name == "rank" else 0.5)
+                if name in favoured:
+                    values[name][i if values[name].ndim == 1 else (i, 0)] = 0.9
+            *_, last = closing(GateValues(**values), shape, granularities)
+            if last not in found:
+                found.append(last)
+    return found
 
 
 def _present(attention: torch.Tensor, ffn: torch.Tensor, shape: BackboneShape) -> torch.Tensor:

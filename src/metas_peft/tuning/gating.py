@@ -101,6 +101,7 @@ class GateCallback(transformers.TrainerCallback):
 
     Raises:
         UsageError: An unknown budget, no gates, or a rate, warm-up or ramp out of range.
+        BudgetInfeasibleError: Budgets of the price that nothing these gates can leave is predicted to hold.
     """
 
     def __init__(
@@ -134,6 +135,8 @@ class GateCallback(transformers.TrainerCallback):
         for metric in self._budgets:
             if metric not in METRICS:
                 raise UsageError(f"Unknown budget {metric!r}; known are {', '.join(METRICS)}.")
+        if price is not None:
+            price.check(gates.granularities)
 
     # ---- training
 

@@ -1,6 +1,6 @@
 """The preference (lambda, mu, nu) and the cost model joined: one differentiable number per choice of counts."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +26,10 @@ class GatePrice(Protocol):
     @property
     def budgets(self) -> Mapping[str, float]:
         """Metric -> limit that it drives the gates to."""
+        ...
+
+    def check(self, granularities: Collection[str]) -> None:
+        """Refuse what gates of these granularities cannot reach, before they are trained."""
         ...
 
     def __call__(self, counts: Counts[Any]) -> Any:
@@ -65,6 +69,9 @@ class Price:
     def budgets(self) -> Mapping[str, float]:
         """None: weights are a preference."""
         return {}
+
+    def check(self, granularities: Collection[str]) -> None:
+        """Nothing: a preference can always be followed."""
 
     @classmethod
     def on(cls, cost_model: CostModel, weights: Cost[float], shape: BackboneShape) -> "Price":
