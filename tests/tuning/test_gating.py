@@ -177,6 +177,14 @@ def test_budgets_that_the_gates_cannot_reach_are_refused_before_training(tmp_pat
         budgeted_subnet(run.gates, limits)
 
 
+def test_gates_of_one_value_are_cut_to_a_budget_too(tmp_path):
+    run = Run(tmp_path)
+    limits = Limits.of({}, {"latency_ms": 0.5}, run.price.cost_model, run.gates.shape)
+    subnet = budgeted_subnet(run.gates, limits)
+    assert limits.hold([subnet])[0]
+    assert float(limits.predicted([subnet]).latency_ms[0]) > 0.8 * limits.values["latency_ms"]
+
+
 def test_multipliers_rise_while_a_budget_is_exceeded_and_fall_at_once():
     gates, cost_model = GateSet(MINILM, ("layer",)), tiny_cost_model(MINILM)
     with torch.no_grad():

@@ -13,7 +13,7 @@ from metas_peft.core.protocols import CostModel
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
 from metas_peft.costs import Counts
-from metas_peft.gates import GateSet, closing, smallest
+from metas_peft.gates import GateSet, closing, smallest, told_apart
 
 RATE = 0.05  # of the multipliers, per step: pressure is felt within tens of steps, and gates follow within tens more
 UNITS = ("head", "ffn_block")  # what a nested path removes, one by one down to the last
@@ -164,7 +164,8 @@ def budgeted_subnet(gates: GateSet, limits: Limits) -> Subnet:
     Raises:
         BudgetInfeasibleError: They do not hold when the last gates that can close have closed.
     """
-    for subnet in closing(gates.expectations(), gates.shape, gates.granularities):
+    values = told_apart(gates.expectations(), gates.granularities)
+    for subnet in closing(values, gates.shape, gates.granularities):
         if limits.hold([subnet])[0]:
             return subnet
     limits.check(gates.granularities)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from metas_peft.core.subnet import Subnet
-from metas_peft.gates import GateSet, GateValues, closing, gated
+from metas_peft.gates import GateSet, GateValues, closing, gated, told_apart
 from metas_peft.tuning.budgets import BudgetPrice
 from metas_peft.tuning.context import GateSettings, TuningContext
 from metas_peft.tuning.gating import ramp, unmoved
@@ -144,6 +144,8 @@ def closing_path(context: TuningContext, values: GateValues, granularities: Coll
     """
     shape, limits, end = context.shape, context.limits, min(context.operating_points)
     path: list[Subnet] = []
+    if limits is not None:
+        values = told_apart(values, granularities)
     last, fraction = Subnet.dense(shape), 1.0
     for last in closing(values, shape, granularities):
         now = flops_fraction(last, shape, context.workload)
