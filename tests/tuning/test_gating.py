@@ -9,8 +9,10 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
+from metas_peft.backbones import compact
 from metas_peft.core.cost import Cost
 from metas_peft.core.errors import BudgetInfeasibleError, CheckpointError, UnsupportedBackboneError, UsageError
+from metas_peft.core.subnet import Subnet
 from metas_peft.costs import MINILM
 from metas_peft.gates import GateSet, attach, closing, expected_subnet, hard_concrete
 from metas_peft.testing.tiny import tiny_adapted, tiny_model
@@ -268,6 +270,18 @@ def test_gates_of_the_best_checkpoint_come_back_with_its_weights(tmp_path):
         assert not torch.equal(log_alpha.detach(), last[f"log_alpha.{name}"])
 
 
+@pytest.mark.parametrize(("best", "warned"), [(2, True), (8, False)])
+def test_best_checkpoint_from_before_the_gates_moved_is_told_of(tmp_path, caplog, best, warned):
+    settings = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "eval_strategy": "steps",
+                "eval_steps": 2, "save_steps": 2}  # fmt: skip
+    run = Run(tmp_path, callback={"warmup": 0.25}, **settings)
+    run.trainer.evaluate = lambda *_, **__: {"eval_loss": abs(run.trainer.state.global_step - best)}
+    with caplog.at_level(logging.WARNING, logger="metas_peft"):
+        run.train()
+    told = [r.message for r in caplog.records if "gates" in r.message.lower()]
+    assert [f"checkpoint-{best}) is from before the gates had learnt" in message for message in told] == [True] * warned
+
+
 def test_gates_that_do_not_move_are_told_of_once(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="metas_peft"):
         Run(tmp_path, callback={"learning_rate": 1e-9}).train()
@@ -323,15 +337,61 @@ def test_reentrant_checkpointing_of_the_model_itself_is_refused(tmp_path, how):
         run.train()
 
 
-def test_evaluation_runs_the_subnet_that_would_be_cut(tmp_path):
+@pytest.fixture
+def inputs():
+    return torch.utils.data.default_collate([{k: v for k, v in Texts()[i].items() if k != "labels"} for i in range(4)])
+
+
+def cut_logits(run, subnet, inputs):
+    """What the model says once a subnet is cut out of it; the subnet is not the whole model."""
+    assert subnet != Subnet.dense(run.gates.shape)
+    with torch.no_grad():
+        return compact(run.model.eval().get_base_model(), run.gates.shape, subnet)(**inputs).logits
+
+
+def test_evaluation_runs_the_subnet_that_would_be_cut(tmp_path, inputs):
     run = Run(tmp_path, steps=6, callback={"sparsity": 0.5, "warmup": 0.0}).train()
-    run.model.eval()
-    batch = {k: v for k, v in run.trainer.data_collator([Texts()[i] for i in range(4)]).items() if k != "labels"}
+    expected = cut_logits(run, expected_subnet(run.gates), inputs)
     with torch.no_grad(), attach(run.gates, run.model):
         state = run.gates.generator.get_state()
-        first, second = run.model(**batch).logits, run.model(**batch).logits
+        first, second = run.model(**inputs).logits, run.model(**inputs).logits
         assert torch.equal(first, second)
         assert torch.equal(run.gates.generator.get_state(), state)
+    assert torch.allclose(first, expected, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        assert not torch.allclose(run.model(**inputs).logits, expected, atol=1e-3)
+
+
+def test_evaluation_in_the_warm_up_runs_the_subnet_that_would_be_cut(tmp_path, inputs):
+    """Otherwise the whole model's score would choose the best checkpoint, whose gates have learnt nothing."""
+    seen = []
+
+    class Look(transformers.TrainerCallback):
+        def on_evaluate(self, args, state, control, **kwargs):
+            with torch.no_grad():
+                found = run.model.eval()(**inputs).logits
+            weights = {n: t.clone() for n, t in run.model.state_dict().items()}
+            seen.append((run.gates.are_held_open, found, expected_subnet(run.gates), weights))
+
+    run = Run(tmp_path, steps=6, callback={"warmup": 0.5, "ramp": 0.5}, eval_strategy="steps", eval_steps=2)
+    run.trainer.add_callback(Look())
+    run.train()
+    assert [held for held, *_ in seen] == [True, False, False]
+    for _, found, subnet, weights in seen:
+        run.model.load_state_dict(weights)
+        assert torch.allclose(found, cut_logits(run, subnet, inputs), atol=1e-5, rtol=0)
+
+
+def test_training_that_fails_in_its_warm_up_leaves_no_gate_held_open(tmp_path):
+    class Fails(transformers.TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            raise ZeroDivisionError
+
+    run = Run(tmp_path, callback={"warmup": 0.5, "ramp": 0.5})
+    run.trainer.add_callback(Fails())
+    with pytest.raises(ZeroDivisionError):
+        run.train()
+    assert not run.gates.are_held_open
 
 
 def test_several_gpus_in_one_process_are_refused(tmp_path, monkeypatch):

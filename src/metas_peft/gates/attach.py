@@ -37,15 +37,19 @@ class Attachment:
 
     Args:
         handles: Handles of the hooks.
+        gates: The gates, to let go of at the end; None if there is nothing to let go of.
     """
 
-    def __init__(self, handles: list[Any]) -> None:
-        self._handles = handles
+    def __init__(self, handles: list[Any], gates: GateSet | None = None) -> None:
+        self._handles, self._gates = handles, gates
 
     def detach(self) -> None:
         """Take the gates off: the model is what it was. Calling it again does nothing."""
         while self._handles:
             self._handles.pop().remove()
+        if self._gates is not None:
+            # Training that failed in its warm-up holds them open no longer.
+            self._gates.are_held_open, self._gates = False, None
 
     def __enter__(self) -> "Attachment":
         return self
@@ -58,7 +62,8 @@ def attach(gates: GateSet, model: Any) -> Attachment:
     """Put gates on a model, until `detach` or the end of a `with` block.
 
     A pass in training mode runs under fresh samples (under open gates while `gates.are_held_open`), one in evaluation
-    mode under the zeros and ones of `expected_subnet`.
+    mode under the zeros and ones of `expected_subnet`, in a warm-up too: what is evaluated is always what the gates
+    would be cut to.
 
     Args:
         gates: The gates.
@@ -68,16 +73,14 @@ def attach(gates: GateSet, model: Any) -> Attachment:
     decided: list[tuple[tuple[int, ...], GateValues]] = []
 
     def draw() -> GateValues | None:
-        if gates.are_held_open:
-            return None
         if network.base_model.training:
-            return gates.sample()
+            return None if gates.are_held_open else gates.sample()
         version = tuple(a._version for a in gates.log_alpha.values())
         if not decided or decided[0][0] != version:
             decided[:] = [(version, gate_values(expected_subnet(gates), gates.shape))]
         return decided[0][1]
 
-    return Attachment(_install(network, gates.shape, draw, gates.granularities))
+    return Attachment(_install(network, gates.shape, draw, gates.granularities), gates)
 
 
 @contextlib.contextmanager

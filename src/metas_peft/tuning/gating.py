@@ -188,11 +188,20 @@ class GateCallback(transformers.TrainerCallback):
     def on_train_end(
         self, args: transformers.TrainingArguments, state: transformers.TrainerState, control: Any, **kwargs: Any
     ) -> None:
-        """Let the gates go; where the Trainer has put back the best checkpoint's weights, its gates belong to them."""
+        """Let the gates go; where the Trainer has put back the best checkpoint's weights, its gates belong to them.
+
+        What is told of the gates is told of those that stay.
+        """
         self._gates.are_held_open = False
-        self._warn_if_still()
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             load_gates(self._gates, Path(state.best_model_checkpoint))
+            if max(moved(self._gates, self._start).values()) < STILL:
+                logger.warning(
+                    "The best checkpoint (%s) is from before the gates had learnt anything, so that what they keep is "
+                    "arbitrary. Evaluate from a later step on (eval_delay).", state.best_model_checkpoint,
+                )  # fmt: skip
+                return
+        self._warn_if_still()
 
     def _set_ramp(self, state: transformers.TrainerState) -> None:
         done = state.global_step / max(1, state.max_steps)
