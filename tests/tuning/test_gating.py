@@ -382,6 +382,19 @@ def test_evaluation_in_the_warm_up_runs_the_subnet_that_would_be_cut(tmp_path, i
         assert torch.allclose(found, cut_logits(run, subnet, inputs), atol=1e-5, rtol=0)
 
 
+def test_evaluation_runs_what_another_decision_would_cut(tmp_path, inputs):
+    run = Run(tmp_path, granularities=("head", "ffn_block"))
+    limits = Limits.of({}, {"latency_ms": 0.4}, run.price.cost_model, run.gates.shape)
+
+    def decide(gates):
+        return budgeted_subnet(gates, limits)
+
+    with torch.no_grad(), attach(run.gates, run.model, decide=decide):
+        found = run.model.eval()(**inputs).logits
+    assert torch.allclose(found, cut_logits(run, decide(run.gates), inputs), atol=1e-5, rtol=0)
+    assert not torch.allclose(found, cut_logits(run, expected_subnet(run.gates), inputs), atol=1e-3)
+
+
 def test_training_that_fails_in_its_warm_up_leaves_no_gate_held_open(tmp_path):
     class Fails(transformers.TrainerCallback):
         def on_step_end(self, *args, **kwargs):

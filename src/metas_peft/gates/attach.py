@@ -58,16 +58,17 @@ class Attachment:
         self.detach()
 
 
-def attach(gates: GateSet, model: Any) -> Attachment:
+def attach(gates: GateSet, model: Any, *, decide: Callable[[GateSet], Subnet] = expected_subnet) -> Attachment:
     """Put gates on a model, until `detach` or the end of a `with` block.
 
     A pass in training mode runs under fresh samples (under open gates while `gates.are_held_open`), one in evaluation
-    mode under the zeros and ones of `expected_subnet`, in a warm-up too: what is evaluated is always what the gates
-    would be cut to.
+    mode under the zeros and ones of what is decided, in a warm-up too: what is evaluated is always what the gates would
+    be cut to.
 
     Args:
         gates: The gates.
         model: The PEFT model, or the `transformers` model that they were made for.
+        decide: What they would be cut to; called in evaluation after the gates have changed.
     """
     network = network_of(model)
     decided: list[tuple[tuple[int, ...], GateValues]] = []
@@ -77,10 +78,12 @@ def attach(gates: GateSet, model: Any) -> Attachment:
             return None if gates.are_held_open else gates.sample()
         version = tuple(a._version for a in gates.log_alpha.values())
         if not decided or decided[0][0] != version:
-            decided[:] = [(version, gate_values(expected_subnet(gates), gates.shape))]
+            decided[:] = [(version, gate_values(decide(gates), gates.shape))]
         return decided[0][1]
 
-    return Attachment(_install(network, gates.shape, draw, gates.granularities), gates)
+    # A decision may also take out whole what is gated by parts alone, such as a sub-layer whose heads have all closed.
+    decides = () if decide is expected_subnet else GRANULARITIES
+    return Attachment(_install(network, gates.shape, draw, gates.granularities, decides), gates)
 
 
 @contextlib.contextmanager
@@ -114,9 +117,10 @@ def masked(model: Any, shape: BackboneShape, subnet: Subnet) -> Iterator[None]:
 class _Passes:
     """Which gates the running pass has: those drawn at its start, also when a layer is computed again backwards."""
 
-    def __init__(self, draw: Callable[[], GateValues | None], granularities: Iterable[str], n_layers: int) -> None:
-        self._draw = draw
-        self._granularities = tuple(granularities)
+    def __init__(
+        self, draw: Callable[[], GateValues | None], trained: Sequence[str], evaluated: Sequence[str], n_layers: int
+    ) -> None:
+        self._draw, self._trained, self._evaluated = draw, trained, evaluated
         self._open = [dict[str, Any]()] * n_layers
         self._newest = self._open
         self.running = list(self._open)  # per layer: granularity -> that layer's gates, of ranks one tensor per site
@@ -129,7 +133,7 @@ class _Passes:
             return
         device = next(module.parameters()).device
         self._newest = [{} for _ in self._open]
-        for name in self._granularities:
+        for name in self._trained if module.training else self._evaluated:
             for row, z in zip(self._newest, _per_layer(getattr(values, name), device), strict=True):
                 if z is not None:
                     row[name] = z
@@ -164,11 +168,16 @@ def _per_layer(z: torch.Tensor, device: torch.device) -> Sequence[Any]:
 
 
 def _install(
-    network: Any, shape: BackboneShape, draw: Callable[[], GateValues | None], granularities: Iterable[str]
+    network: Any,
+    shape: BackboneShape,
+    draw: Callable[[], GateValues | None],
+    granularities: Iterable[str],
+    in_evaluation: Iterable[str] = (),
 ) -> list[Any]:
-    """Hooks for the granularities alone; gives their handles."""
-    layout, wanted = Layout(network), set(granularities)
-    passes = _Passes(draw, [g for g in GRANULARITIES if g in wanted], shape.n_layers)
+    """Hooks for the granularities alone, and for further ones that only passes in evaluation set; gives the handles."""
+    layout, trained = Layout(network), set(granularities)
+    wanted = trained | set(in_evaluation)
+    passes = _Passes(draw, *([g for g in GRANULARITIES if g in some] for some in (trained, wanted)), shape.n_layers)
 
     def gate(name: str, i: int) -> Callable[[], torch.Tensor | None]:
         return lambda: passes.running[i].get(name)
