@@ -221,17 +221,52 @@ def test_gate_rate_follows_the_trainers_schedule(tmp_path):
     assert torch.allclose(moved, torch.full_like(moved, 1e-3 * (5 + 4 + 3 + 2 + 1) / 5), rtol=1e-3)
 
 
-@pytest.mark.parametrize("arguments", [{}, {"gradient_accumulation_steps": 2, "bf16": True}])
-def test_resumed_training_equals_uninterrupted_training(tmp_path, arguments):
-    whole = Run(tmp_path / "whole", **arguments).train()
-    Run(tmp_path / "parts", **arguments).train()  # leaves checkpoint-4
-    resumed = Run(tmp_path / "parts", **arguments).train(resume=str(tmp_path / "parts" / "checkpoint-4"))
+def tight(run, latency=0.5, **others):
+    """Budgets of fractions of the whole model's predicted costs, which a few steps leave exceeded."""
+    fractions = {"latency_ms": latency, **others}
+    return BudgetPrice(Limits.of({}, fractions, run.price.cost_model, run.gates.shape), rate=1.0)
+
+
+def budgeted(folder, **arguments):
+    """A training for budgets."""
+    run = Run(folder, **arguments)
+    price = tight(run)
+    run.trainer.remove_callback(GateCallback)
+    run.trainer.add_callback(GateCallback(run.gates, run.trainer, learning_rate=0.2, price=price, sparsity=1e-3))
+    run.price = price
+    return run
+
+
+@pytest.mark.parametrize(
+    ("made", "arguments"), [(Run, {}), (Run, {"gradient_accumulation_steps": 2, "bf16": True}), (budgeted, {})],
+    ids=["weights", "accumulated in bf16", "budgets"],
+)  # fmt: skip
+def test_resumed_training_equals_uninterrupted_training(tmp_path, made, arguments):
+    whole = made(tmp_path / "whole", **arguments).train()
+    made(tmp_path / "parts", **arguments).train()  # leaves checkpoint-4
+    resumed = made(tmp_path / "parts", **arguments).train(resume=str(tmp_path / "parts" / "checkpoint-4"))
     assert resumed.trainer.state.global_step == 8
     expected = whole.state()
     assert len(expected) > 10
     for name, value in resumed.state().items():
         assert torch.equal(value, expected[name]), name
     assert resumed.told()[-1]["gates/moved"] == whole.told()[-1]["gates/moved"]
+    if made is budgeted:
+        assert resumed.price.multipliers == whole.price.multipliers
+        assert whole.price.multipliers["latency_ms"] > 0
+
+
+def test_checkpoint_of_other_budgets_or_of_none_is_refused(whole, tmp_path):
+    run = Run(tmp_path)
+    price, other, more = tight(run), tight(run, 0.6), tight(run, energy_j=0.9)
+    of_other = f"latency_ms={other.budgets['latency_ms']:.6g}, where the budgets latency_ms"
+    for theirs, told in ((other, of_other), (more, "energy_j="), (run.price, "weights instead of budgets, where")):
+        with pytest.raises(CheckpointError, match=f"{told}.* were expected. Resume with the price"):
+            price.load(theirs.state())
+    with pytest.raises(CheckpointError, match="trained with budgets, where weights were expected"):
+        run.price.load(price.state())
+    with pytest.raises(CheckpointError, match="weights instead of budgets"):
+        budgeted(whole[0]).train(resume=str(whole[0] / "checkpoint-4"))
 
 
 def test_checkpoints_hold_the_gates(whole):

@@ -1,5 +1,6 @@
 """Budgets on the target: which subnets are predicted to hold them, whether any can, and gates that learn to."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 
 from metas_peft.core.cost import METRIC_UNITS, Cost
-from metas_peft.core.errors import BudgetInfeasibleError
+from metas_peft.core.errors import BudgetInfeasibleError, CheckpointError
 from metas_peft.core.protocols import CostModel
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
@@ -16,6 +17,7 @@ from metas_peft.costs import Counts
 from metas_peft.gates import GateSet, closing, smallest, told_apart
 
 RATE = 0.05  # of the multipliers, per step: pressure is felt within tens of steps, and gates follow within tens more
+_LIMIT = "limit."
 UNITS = ("head", "ffn_block")  # what a nested path removes, one by one down to the last
 
 
@@ -146,12 +148,31 @@ class BudgetPrice:
             self.multipliers[metric] = raised if excess > 0 else 0.0
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The multipliers, for a file."""
-        return {m: torch.tensor(v, dtype=torch.float64) for m, v in self.multipliers.items()}
+        """The multipliers and the budgets they belong to, for a file."""
+        told = {**self.multipliers, **{f"{_LIMIT}{m}": v for m, v in self.budgets.items()}}
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in told.items()}
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Inverse of `state`."""
+        """Inverse of `state`.
+
+        Raises:
+            CheckpointError: It was written with other budgets, or with none.
+        """
+        theirs = {name.removeprefix(_LIMIT): float(v) for name, v in state.items() if name.startswith(_LIMIT)}
+        # A fraction of what is predicted may differ in its last digits on another machine.
+        same = theirs.keys() == self.budgets.keys() and all(math.isclose(theirs[m], self.budgets[m], rel_tol=1e-6)
+                                                            for m in theirs)  # fmt: skip
+        if not same:
+            raise CheckpointError(
+                f"The checkpoint's gates were trained with {_in_words(theirs)}, where {_in_words(self.budgets)} were "
+                "expected. Resume with the price that it was written with, or start over."
+            )
         self.multipliers = {m: float(state[m]) for m in self.multipliers}
+
+
+def _in_words(budgets: Mapping[str, float]) -> str:
+    told = ", ".join(f"{metric}={limit:.6g}" for metric, limit in budgets.items())
+    return f"the budgets {told}" if told else "weights instead of budgets"
 
 
 def budgeted_subnet(gates: GateSet, limits: Limits) -> Subnet:

@@ -277,10 +277,10 @@ class GateCallback(transformers.TrainerCallback):
         folder = Path(self._checkpoint or args.resume_from_checkpoint or _folder(args, state))
         _check_same_run(folder, state)
         more = load_gates(self._gates, folder, step=state.global_step)
-        self._optimizer.load(more)
-        self._start = replace(self._start, **{name: more[f"{_START}{name}"] for name in self._gates.granularities})
         if self._price is not None:
             self._price.load({n.removeprefix(_PRICE): t for n, t in more.items() if n.startswith(_PRICE)})
+        self._optimizer.load(more)
+        self._start = replace(self._start, **{name: more[f"{_START}{name}"] for name in self._gates.granularities})
 
 
 def ramp(done: float, warmup: float, full: float) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from metas_peft.core.cost import Cost
+from metas_peft.core.errors import CheckpointError
 from metas_peft.core.protocols import CostModel
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
@@ -93,7 +94,16 @@ class Price:
         return {}
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Nothing."""
+        """Nothing to take up.
+
+        Raises:
+            CheckpointError: Another price has learnt something.
+        """
+        if state:
+            raise CheckpointError(
+                "The checkpoint's gates were trained with budgets, where weights were expected. Resume with the price "
+                "that it was written with, or start over."
+            )
 
     def marginal(self, heads: np.ndarray, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What one more unit costs in each sub-layer: the price's gradient, through the cost model.
