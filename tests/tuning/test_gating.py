@@ -73,6 +73,22 @@ class Run:
         return [row for row in self.trainer.state.log_history if "gates/moved" in row]
 
 
+def tight(run, latency=0.5, **others):
+    """Budgets of fractions of the whole model's predicted costs, which a few steps leave exceeded."""
+    fractions = {"latency_ms": latency, **others}
+    return BudgetPrice(Limits.of({}, fractions, run.price.cost_model, run.gates.shape), rate=1.0)
+
+
+def budgeted(folder, **arguments):
+    """A training for budgets."""
+    run = Run(folder, **arguments)
+    price = tight(run)
+    run.trainer.remove_callback(GateCallback)
+    run.trainer.add_callback(GateCallback(run.gates, run.trainer, learning_rate=0.2, price=price, sparsity=1e-3))
+    run.price = price
+    return run
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
@@ -209,6 +225,21 @@ def test_multipliers_rise_while_a_budget_is_exceeded_and_fall_at_once():
     assert price.multipliers == {"latency_ms": 0.0, "energy_j": 0.0}
 
 
+@pytest.mark.parametrize(("made", "counts"), [(Run, 1), (budgeted, 2)])
+def test_gates_are_counted_once_a_step_and_again_without_gradients_for_budgets(tmp_path, monkeypatch, made, counts):
+    seen, count = [], GateSet.soft_counts
+
+    def noted(gates):
+        found = count(gates)
+        seen.append(found.heads.requires_grad)
+        return found
+
+    run = made(tmp_path, steps=4, logging_strategy="no")
+    monkeypatch.setattr(GateSet, "soft_counts", noted)
+    run.train()
+    assert seen == [True, False][:counts] * 3  # the gates are open in the first of the four steps
+
+
 def test_gate_rate_follows_the_trainers_schedule(tmp_path):
     """Adam's step is the rate where all gradients are equal: that of the sparsity alone, far from saturation."""
     run = Run(
@@ -219,22 +250,6 @@ def test_gate_rate_follows_the_trainers_schedule(tmp_path):
     run.train()
     moved = start - run.gates.log_alpha["rank"].detach()
     assert torch.allclose(moved, torch.full_like(moved, 1e-3 * (5 + 4 + 3 + 2 + 1) / 5), rtol=1e-3)
-
-
-def tight(run, latency=0.5, **others):
-    """Budgets of fractions of the whole model's predicted costs, which a few steps leave exceeded."""
-    fractions = {"latency_ms": latency, **others}
-    return BudgetPrice(Limits.of({}, fractions, run.price.cost_model, run.gates.shape), rate=1.0)
-
-
-def budgeted(folder, **arguments):
-    """A training for budgets."""
-    run = Run(folder, **arguments)
-    price = tight(run)
-    run.trainer.remove_callback(GateCallback)
-    run.trainer.add_callback(GateCallback(run.gates, run.trainer, learning_rate=0.2, price=price, sparsity=1e-3))
-    run.price = price
-    return run
 
 
 @pytest.mark.parametrize(

@@ -176,8 +176,9 @@ class GateCallback(transformers.TrainerCallback):
     ) -> None:
         """Step the gates; budgets look at what they then keep."""
         self._optimizer.step(args, optimizer)
-        if self._price is not None and not self._gates.are_held_open:
-            self._price.after_step(self._gates.soft_counts())
+        if self._price is not None and self._price.budgets and not self._gates.are_held_open:
+            with torch.no_grad():
+                self._price.after_step(self._gates.soft_counts())
 
     def on_step_end(self, args: Any, state: transformers.TrainerState, control: Any, **kwargs: Any) -> None:
         """End the warm-up, raise the price's weight."""

@@ -38,7 +38,7 @@ class GatePrice(Protocol):
         ...
 
     def after_step(self, counts: Counts[Any]) -> None:
-        """Learn from what the gates keep after a step."""
+        """Learn from what the gates keep after a step; asked only where there are budgets."""
         ...
 
     def state(self) -> dict[str, torch.Tensor]:

@@ -55,8 +55,9 @@ class GatesObjective:
 
     def after_step(self, step: int, steps: int) -> None:
         """Raise the cost's weight from 0 to 1 between the end of the warm-up and the end of the ramp."""
-        if self._ramp > 0:
-            self._price.after_step(self._gates.soft_counts())
+        if self._ramp > 0 and self._price.budgets:
+            with torch.no_grad():
+                self._price.after_step(self._gates.soft_counts())
         self._begin(step / steps)
 
     def _begin(self, done: float) -> None:
