@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from metas_peft.core.cost import Cost
 from metas_peft.core.errors import BudgetInfeasibleError
@@ -148,3 +149,36 @@ def test_path_goes_on_to_one_unit_at_most():
     front = METHODS["MetaS-PEFT"]().tune(context)
     assert front.path[-1].kept_heads + front.path[-1].kept_ffn_blocks == 1
     assert any("No subnet on the path is predicted" in note for note in front.notes)
+
+
+@pytest.mark.parametrize("method", ["MetaS-PEFT-as-described", "EChorda-as-described"])
+def test_methods_as_described_are_trained_by_their_weights_whatever_the_budgets(method):
+    fronts = []
+    for fraction in (None, 0.3):
+        context = tiny_context("bert", gate_steps=12, joint_steps=1)
+        if fraction is not None:
+            dense = context.cost_model(Counts.dense(context.shape)).latency_ms
+            context.limits = Limits({"latency_ms": fraction * dense}, context.cost_model, context.shape)
+            context.limits_on = lambda _, limits=context.limits: limits
+        context.train_dense()
+        fronts.append(METHODS[method]().tune(context))
+    free, limited = fronts
+    assert limited.path == free.path
+    assert [m.subnet for m in limited.members] == [m.subnet for m in free.members]
+    for name, log_odds in free.gates.items():
+        assert torch.equal(limited.gates[name], log_odds)
+
+
+@pytest.mark.parametrize("method", ["EChorda", "MetaS-PEFT-apart"])
+def test_variants_and_rivals_that_predict_costs_have_a_member_that_holds_too(method):
+    context = tiny_context("bert", path_steps=24, joint_steps=1, operating_points=(0.9, 0.8))
+    limits = Limits.of({}, {"latency_ms": 0.5}, context.cost_model, context.shape)
+    context.train_dense()
+    if method == "EChorda":
+        context.cost_model, context.limits_on = None, lambda own: Limits(limits.values, own, limits.shape)
+    else:
+        context.limits = limits
+    front = METHODS[method]().tune(context)
+    assert limits.hold([m.subnet for m in front.members]).tolist() == [False, False, True]
+    assert front.members[-1].name == "budget"
+    assert any("predicted to hold the budgets has" in note for note in front.notes)

@@ -122,6 +122,7 @@ class TuningContext:
         seed: Seed of everything random here.
         progress: Whether progress bars are shown.
         limits: Budgets that one member is to hold, by prediction; None for none.
+        limits_on: The same for a method with a cost model of the target of its own; None for none.
         form: What the task asks of the model.
     """
 
@@ -130,7 +131,7 @@ class TuningContext:
         schedule: Schedule, distillation: Distillation, gates: GateSettings, workload: Workload, weights: Cost[float],
         cost_model: CostModel | None, fit_on_target: Callable[[Sequence[Subnet]], CostModel], target_samples: int,
         operating_points: Sequence[float], seed: int, progress: bool = True, limits: Limits | None = None,
-        form: Form = CLASSES,
+        limits_on: Callable[[CostModel], Limits | None] | None = None, form: Form = CLASSES,
     ) -> None:  # fmt: skip
         self.adapted = adapted
         self.network = network_of(adapted)
@@ -138,7 +139,7 @@ class TuningContext:
         self.schedule, self.distillation, self.gates = schedule, distillation, gates
         self.workload, self.weights, self.cost_model = workload, weights, cost_model
         self.fit_on_target, self.target_samples = fit_on_target, target_samples
-        self.limits = limits
+        self.limits, self.limits_on = limits, limits_on
         self.form = form
         self.operating_points = sorted(operating_points, reverse=True)
         self.seed, self.progress = seed, progress

@@ -71,7 +71,7 @@ def joint_front(context: TuningContext, path: list[Subnet]) -> TunedFront:
     shape, points = context.shape, context.operating_points
     wanted = {p: largest_within(path, p, shape, context.workload) for p in points}
     notes: list[str] = []
-    within = _within_budget(context, path, notes)
+    within = within_budget(context, path, notes)
     cut = [*wanted.values(), *within]
     # Every mask between the largest and the smallest member takes part, not only the chosen ones.
     places = [path.index(subnet) for subnet in cut]
@@ -102,8 +102,8 @@ def joint_front(context: TuningContext, path: list[Subnet]) -> TunedFront:
     return TunedFront(members, path=path, notes=notes)
 
 
-def _within_budget(context: TuningContext, path: list[Subnet], notes: list[str]) -> list[Subnet]:
-    """The largest subnet of a path that is predicted to hold the budgets, where there are any."""
+def within_budget(context: TuningContext, path: list[Subnet], notes: list[str]) -> list[Subnet]:
+    """The largest subnet of a path that is predicted to hold the budgets, where there are any, with a note of it."""
     if context.limits is None:
         return []
     holding = [s for s, holds in zip(path, context.limits.hold(path), strict=True) if holds]
