@@ -21,7 +21,7 @@ from metas_peft.core.protocols import CostModel
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
 from metas_peft.core.workload import Workload
-from metas_peft.gates import masked, network_of
+from metas_peft.gates import masked, network_of, rank_mask
 from metas_peft.tuning.budgets import Limits
 from metas_peft.tuning.data import Batches, EncodedTexts
 from metas_peft.tuning.forms import CLASSES, Form
@@ -225,10 +225,10 @@ class TuningContext:
             values: One per rank, (L, M, R).
 
         Returns:
-            The values in their new order.
+            The values in their new order; a site of lower rank than others has its own ranks first.
         """
         layout = Layout(self.network)
-        order = descending(values)
+        order = descending(values.masked_fill(~rank_mask(self.shape).to(values.device), -torch.inf))
         for i, layer in enumerate(layout.layers):
             for m, site in enumerate(self.shape.sites):
                 a, b, _ = lora_maps(layout.projection(layer, site.name))
