@@ -9,6 +9,7 @@ import torch
 from metas_peft.backbones import Layout
 from metas_peft.backbones.adapters import is_adapted
 from metas_peft.backbones.hooks import argument, gate_layer, gate_presence, gate_ranks, gate_units
+from metas_peft.core.errors import UsageError
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
 from metas_peft.gates.decide import expected_subnet
@@ -123,10 +124,14 @@ class _Passes:
         self._draw, self._trained, self._evaluated = draw, trained, evaluated
         self._open = [dict[str, Any]()] * n_layers
         self._newest = self._open
+        self._waiting, self._is_going_back = 0, False  # passes with gradients since the last backward pass
+        self._found = [-1] * n_layers  # the backward pass in which a layer's gates were last found
         self.running = list(self._open)  # per layer: granularity -> that layer's gates, of ranks one tensor per site
 
     def begin(self, module: Any, args: Any, kwargs: Any) -> None:
         """A pass of the whole model starts."""
+        if torch.is_grad_enabled():
+            self._waiting, self._is_going_back = (0 if self._is_going_back else self._waiting) + 1, False
         values = self._draw()
         if values is None:
             self._newest = self._open
@@ -141,11 +146,25 @@ class _Passes:
     def enter(self, i: int, states: torch.Tensor) -> None:
         """Hidden states enter layer i, or a module in it.
 
-        Checkpointed layers are computed again during the backward pass, when another pass may have begun. They are
-        given the very tensors of the first time, which is how their gates are found.
+        Checkpointed layers are computed again during the backward pass, when another pass may have begun. What is first
+        computed again in them is given the very tensors of the first time, which is how their gates are found.
+
+        Raises:
+            UsageError: It was given copies, and there are several passes whose gates it could need.
         """
-        if torch._C._current_graph_task_id() != -1:
-            self.running[i] = getattr(states, _PASS, self.running[i])
+        going_back = torch._C._current_graph_task_id()
+        if going_back == -1:
+            return
+        self._is_going_back = True
+        row = getattr(states, _PASS, None)
+        if row is not None:
+            self.running[i], self._found[i] = row, going_back
+        elif self._waiting > 1 and self._found[i] != going_back:
+            raise UsageError(
+                f"Layer {i} is computed again from a copy of what it was given at first, where the tensor itself was "
+                f"expected: the gates of {self._waiting} passes cannot be told apart. Cast before the layers and "
+                "checkpoint whole ones, or go backwards after every pass."
+            )
 
     def start(self, i: int, states: torch.Tensor) -> None:
         """Hidden states enter layer i as a whole."""
