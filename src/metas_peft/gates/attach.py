@@ -196,7 +196,8 @@ def _install(
     """Hooks for the granularities alone, and for further ones that only passes in evaluation set; gives the handles."""
     layout, trained = Layout(network), set(granularities)
     wanted = trained | set(in_evaluation)
-    passes = _Passes(draw, *([g for g in GRANULARITIES if g in some] for some in (trained, wanted)), shape.n_layers)
+    in_training, in_all = ([g for g in GRANULARITIES if g in some] for some in (trained, wanted))
+    passes = _Passes(draw, in_training, in_all, shape.n_layers)
 
     def gate(name: str, i: int) -> Callable[[], torch.Tensor | None]:
         return lambda: passes.running[i].get(name)
