@@ -266,6 +266,7 @@ def test_budget_is_met_by_a_member_or_refused_before_training(settings, main_run
     [
         (["budgets.mode=meet"], "there is no budget"),
         (["budgets.mode=meet", "budgets.latency_ms=5", "method=drop-top"], "a method that predicts costs"),
+        (["budgets.mode=meet", "budgets.latency_ms=5", "method=MetaS-PEFT-as-described"], "as its source describes it"),
     ],
 )
 def test_budget_mode_that_cannot_work_is_refused(settings, tmp_path, overrides, message):

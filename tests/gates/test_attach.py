@@ -6,6 +6,7 @@ import torch
 from metas_peft.backbones import Layout
 from metas_peft.backbones.cutting import text_configs
 from metas_peft.backbones.load import without_dropout
+from metas_peft.core.errors import UsageError
 from metas_peft.core.subnet import Subnet
 from metas_peft.gates import GRANULARITIES, GateSet, GateValues, attach, gate_values, gated, masked
 from metas_peft.testing.families import TINY_FAMILIES
@@ -205,6 +206,28 @@ def test_checkpointing_changes_no_gradient(every, seeds):
     assert sum(name.startswith("gate") for name in found) == 6
     for name, slope in found.items():
         assert torch.allclose(slope, expected[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_recomputation_from_copies_is_refused_where_it_could_be_of_another_pass():
+    adapted, shape = tiny_adapted("bert")
+    without_dropout(adapted).train()
+    settings = {"start": 0.8, "temperature": 2.0, "seed": 3}
+    expected = into_everything(adapted, GateSet(shape, GRANULARITIES, **settings), (0,))
+    model = checkpointed(adapted.get_base_model())
+    for layer in Layout(model).layers:  # as a wrapper does that casts what its module is given
+        for part in layer.children():
+            part.register_forward_pre_hook(lambda _, args: (args[0].clone(), *args[1:]))
+    found = into_everything(adapted, GateSet(shape, GRANULARITIES, **settings), (0,))
+    for name, slope in found.items():
+        assert torch.allclose(slope, expected[name], rtol=1e-4, atol=1e-6), name
+    gates = GateSet(shape, GRANULARITIES, **settings)
+    with pytest.raises(UsageError, match="Layer 2 is computed again from a copy .* the gates of 3 passes cannot be"):
+        into_everything(adapted, gates, (0, 1, 2))
+    with attach(gates, adapted):
+        for seed in range(3):
+            with torch.no_grad():
+                adapted(**tiny_batch(seed))  # nothing goes back through it
+            adapted(**tiny_batch(seed)).logits.pow(2).sum().backward()
 
 
 def test_bfloat16_gradients_of_gates_are_those_of_float32(every):

@@ -7,7 +7,7 @@ import torch
 
 from metas_peft.backbones import compact
 from metas_peft.core.subnet import Subnet
-from metas_peft.gates import GRANULARITIES, GateSet, attach, closing, expected_subnet
+from metas_peft.gates import GRANULARITIES, GateSet, attach, closing, expected_subnet, smallest, told_apart
 from metas_peft.testing.families import TINY_FAMILIES
 from metas_peft.testing.tiny import tiny_adapted, tiny_batch
 
@@ -132,3 +132,58 @@ def test_as_many_ranks_stay_as_expected_and_those_of_closed_sub_layers_go():
 def test_ranks_are_all_kept_where_they_are_not_gated():
     _, shape = tiny_adapted("bert")
     assert all(p.ranks is None for p in expected_subnet(scattered(shape, ("head",))).layers)
+
+
+def size(subnet):
+    """Sub-layers, heads and FFN blocks."""
+    return sum(p.attention + p.ffn for p in subnet.layers), subnet.kept_heads, subnet.kept_ffn_blocks
+
+
+@pytest.mark.parametrize(
+    ("granularities", "kept"),
+    [
+        (("head",), {(3, 0, 36)}),
+        (("ffn_block", "rank"), {(3, 12, 0)}),
+        (("head", "ffn_block"), {(1, 1, 0), (1, 0, 1)}),
+        (("attention", "ffn"), {(1, 4, 0), (1, 0, 12)}),
+        (("layer",), {(2, 4, 12)}),
+        (("layer", "head", "rank"), {(1, 0, 12)}),
+        (("layer", "ffn_block"), {(1, 4, 0)}),
+        (("head", "ffn"), {(1, 1, 0), (1, 0, 12)}),
+        (GRANULARITIES, {(1, 1, 0), (1, 0, 1)}),
+        (("rank",), {(6, 12, 36)}),
+    ],
+)
+def test_smallest_are_what_closing_leaves_last(granularities, kept):
+    _, shape = tiny_adapted("bert")
+    found = smallest(shape, granularities)
+    assert {size(s) for s in found} == kept
+    *_, last = closing(scattered(shape, granularities, spread=0.5).expectations(), shape, granularities)
+    assert size(last) in kept
+    if "rank" in granularities:
+        assert not any(ranks for s in found for p in s.layers for ranks in p.ranks)
+
+
+@pytest.mark.parametrize("log_odds", [-1e3, None, 1e3], ids=["at 0", "untrained", "at 1"])
+@pytest.mark.parametrize("granularities", [("head",), ("layer",), ("layer", "head"), GRANULARITIES])
+def test_equal_gates_that_are_told_apart_close_in_turn_down_to_the_smallest(granularities, log_odds):
+    _, shape = tiny_adapted("bert")
+    gates = GateSet(shape, granularities)
+    if log_odds is not None:
+        for parameter in gates.parameters():
+            torch.nn.init.constant_(parameter, log_odds)
+    subnets = list(closing(told_apart(gates.expectations(), granularities), shape, granularities))
+    assert len(subnets) >= shape.n_layers
+    assert all(contains(outer, inner) for outer, inner in itertools.pairwise(subnets))
+    assert size(subnets[-1]) in {size(s) for s in smallest(shape, granularities)}
+
+
+def test_unequal_gates_that_are_told_apart_keep_their_order():
+    _, shape = tiny_adapted("bert")
+    values = scattered(shape).expectations()
+    apart = told_apart(values, GRANULARITIES)
+    for name in GRANULARITIES:
+        before, after = getattr(values, name).flatten(), getattr(apart, name).flatten()
+        assert torch.equal(before.argsort(stable=True, descending=True), after.argsort(stable=True, descending=True))
+        assert torch.allclose(after.float(), before)
+    assert torch.equal(told_apart(values, ("head",)).layer, values.layer.double())

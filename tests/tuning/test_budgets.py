@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from metas_peft.core.cost import Cost
 from metas_peft.core.errors import BudgetInfeasibleError
@@ -60,6 +61,25 @@ def test_budgets_that_hold_only_one_at_a_time_are_told_with_the_model_that_comes
         Limits({"energy_j": 2.0, "latency_ms": 3.0}, cost, MINILM).check()
 
 
+@pytest.mark.parametrize(
+    ("granularities", "least"),
+    [
+        (("head",), Subnet.prefix([0] * 6, [12] * 6)),  # FFN blocks cannot close
+        (("ffn_block",), Subnet.prefix([12] * 6, [0] * 6)),
+        (("layer",), Subnet.prefix([12] + [0] * 5, [12] + [0] * 5)),
+        (("layer", "head"), Subnet.prefix([0] * 6, [12] + [0] * 5)),
+    ],
+)
+def test_budget_is_checked_against_what_the_gates_can_leave(granularities, least):
+    cost = float(COST(Counts.of(least, MINILM)).latency_ms)
+    Limits({"latency_ms": 1.001 * cost}, COST, MINILM).check(granularities)
+    tight = Limits({"latency_ms": 0.999 * cost}, COST, MINILM)
+    tight.check()  # a single head or block holds it
+    told = f"by gates on {', '.join(granularities)} .*the least predicted is {cost:.4g} ms.* or gate heads and FFN bl"
+    with pytest.raises(BudgetInfeasibleError, match=told):
+        tight.check(granularities)
+
+
 @pytest.mark.parametrize("fraction", [0.7, 0.3])
 def test_gates_trained_for_a_budget_leave_a_member_that_holds_it(fraction):
     """Also where every operating point is larger than the budget allows."""
@@ -98,3 +118,67 @@ def test_front_has_the_largest_member_of_the_path_that_holds(fraction):
     assert [m.name for m in front.members if m.name not in ("80 %", "50 %")] in (["budget"], [])
     assert any("predicted to hold the budgets" in note for note in front.notes)
     assert np.all([m.gap < 1e-4 for m in front.members])
+
+
+def heads_are_slow(counts):
+    """FFN blocks cost the energy, heads the time: what weights on energy remove first does little for latency."""
+    heads, neurons = counts.heads.sum(-1), counts.neurons.sum(-1)
+    return Cost(1.0 + 10.0 * neurons, 1.0 + heads + 0.01 * neurons, 1.0 + 0.0 * heads)
+
+
+@pytest.mark.parametrize("heads", [3, 2])
+def test_path_goes_on_until_a_budget_holds_that_the_weights_do_not_look_at(heads):
+    context = tiny_context("bert", path_steps=24, joint_steps=1, operating_points=(0.9, 0.8), cost_model=heads_are_slow)
+    context.weights, shape = Cost(1.0, 0.0, 0.0), context.shape
+    wide = Subnet.prefix([heads] * 3, [3 * heads] * 3)
+    limits = Limits({"latency_ms": float(heads_are_slow(Counts.of(wide, shape)).latency_ms)}, heads_are_slow, shape)
+    assert limits.uniform_prefix() == wide
+    context.train_dense()
+    context.limits = limits
+    front = METHODS["MetaS-PEFT"]().tune(context)
+    held = limits.hold(front.path)
+    assert held.tolist() == [False] * (len(held) - 1) + [True]  # it goes on, and no further than it must
+    assert front.path[-1].key in {m.subnet.key for m in front.members}
+    assert not any("No subnet on the path is predicted" in note for note in front.notes)
+
+
+def test_path_goes_on_to_one_unit_at_most():
+    context = tiny_context("bert", path_steps=24, joint_steps=1, operating_points=(0.9, 0.8))
+    context.train_dense()
+    context.limits = Limits({"latency_ms": 1e-9}, context.cost_model, context.shape)
+    front = METHODS["MetaS-PEFT"]().tune(context)
+    assert front.path[-1].kept_heads + front.path[-1].kept_ffn_blocks == 1
+    assert any("No subnet on the path is predicted" in note for note in front.notes)
+
+
+@pytest.mark.parametrize("method", ["MetaS-PEFT-as-described", "EChorda-as-described"])
+def test_methods_as_described_are_trained_by_their_weights_whatever_the_budgets(method):
+    fronts = []
+    for fraction in (None, 0.3):
+        context = tiny_context("bert", gate_steps=12, joint_steps=1)
+        if fraction is not None:
+            dense = context.cost_model(Counts.dense(context.shape)).latency_ms
+            context.limits = Limits({"latency_ms": fraction * dense}, context.cost_model, context.shape)
+            context.limits_on = lambda _, limits=context.limits: limits
+        context.train_dense()
+        fronts.append(METHODS[method]().tune(context))
+    free, limited = fronts
+    assert limited.path == free.path
+    assert [m.subnet for m in limited.members] == [m.subnet for m in free.members]
+    for name, log_odds in free.gates.items():
+        assert torch.equal(limited.gates[name], log_odds)
+
+
+@pytest.mark.parametrize("method", ["EChorda", "MetaS-PEFT-apart"])
+def test_variants_and_rivals_that_predict_costs_have_a_member_that_holds_too(method):
+    context = tiny_context("bert", path_steps=24, joint_steps=1, operating_points=(0.9, 0.8))
+    limits = Limits.of({}, {"latency_ms": 0.5}, context.cost_model, context.shape)
+    context.train_dense()
+    if method == "EChorda":
+        context.cost_model, context.limits_on = None, lambda own: Limits(limits.values, own, limits.shape)
+    else:
+        context.limits = limits
+    front = METHODS[method]().tune(context)
+    assert limits.hold([m.subnet for m in front.members]).tolist() == [False, False, True]
+    assert front.members[-1].name == "budget"
+    assert any("predicted to hold the budgets has" in note for note in front.notes)

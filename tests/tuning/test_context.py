@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
-from metas_peft.backbones import compact
+from metas_peft.backbones import compact, shape_of
+from metas_peft.backbones.adapters import adapter_sites
 from metas_peft.core.errors import SubnetError
 from metas_peft.core.subnet import Subnet
+from metas_peft.testing.tiny import randomise_lora, tiny_batch, tiny_model
 from metas_peft.testing.tuning import tiny_context
 from metas_peft.tuning import context as context_module
 from metas_peft.tuning.context import LATER_RATE
@@ -89,3 +92,27 @@ def test_ranks_in_another_order_are_the_same_adapter(family):
         assert torch.allclose(context.network(**inputs).logits, before, atol=1e-6)
     assert torch.equal(ordered, values.sort(-1, descending=True).values)
     assert not torch.equal(next(p for n, p in context.adapted.named_parameters() if "lora_A" in n), first)
+
+
+def test_ranks_of_a_site_of_lower_rank_come_before_the_places_that_stand_for_none():
+    config = LoraConfig(r=3, rank_pattern={"query": 1, "value": 2}, target_modules=["query", "key", "value"],
+                        task_type="SEQ_CLS")  # fmt: skip
+    adapted = get_peft_model(tiny_model("bert"), config)
+    randomise_lora(adapted)
+    context = tiny_context("bert")
+    context.adapted, context.network = adapted, adapted.get_base_model()
+    context.shape = shape_of(context.network, adapter_sites(context.network))
+    ranks = [site.rank for site in context.shape.sites]
+    assert sorted(ranks) == [1, 2, 3]
+    values = torch.full((3, 3, 3), 0.8)  # where there is no rank, a gate stays at its start
+    generator = torch.Generator().manual_seed(0)
+    for m, rank in enumerate(ranks):
+        values[:, m, :rank] = 0.7 * torch.rand(3, rank, generator=generator)
+    inputs = tiny_batch()
+    with torch.no_grad():
+        before = context.network.eval()(**inputs).logits
+        ordered = context.order_ranks(values)
+        assert torch.allclose(context.network(**inputs).logits, before, atol=1e-6)
+    for m, rank in enumerate(ranks):
+        assert torch.equal(ordered[:, m, :rank], values[:, m, :rank].sort(-1, descending=True).values)
+        assert (ordered[:, m, rank:] == 0.8).all()

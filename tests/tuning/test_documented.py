@@ -33,7 +33,7 @@ def test_examples_of_the_page_run(tmp_path):
     exec(gates, names)  # this time with the price
     exec(budgets, names)
     assert names["limits"].hold([names["subnet"]])[0]
-    exec(gates, names)  # and with budgets
+    exec(gates.replace("attach(gates, model)", "attach(gates, model, decide=decide)"), names)  # and with budgets
     names |= {"token_ids": [[5, 6, 7], [8, 9]], "labels": [0, 1]}
     exec(teacher, names)
     assert 0 < float(names["loss"].detach()) < 10

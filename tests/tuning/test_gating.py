@@ -9,8 +9,10 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
+from metas_peft.backbones import compact
 from metas_peft.core.cost import Cost
-from metas_peft.core.errors import CheckpointError, UnsupportedBackboneError, UsageError
+from metas_peft.core.errors import BudgetInfeasibleError, CheckpointError, UnsupportedBackboneError, UsageError
+from metas_peft.core.subnet import Subnet
 from metas_peft.costs import MINILM
 from metas_peft.gates import GateSet, attach, closing, expected_subnet, hard_concrete
 from metas_peft.testing.tiny import tiny_adapted, tiny_model
@@ -69,6 +71,22 @@ class Run:
 
     def told(self):
         return [row for row in self.trainer.state.log_history if "gates/moved" in row]
+
+
+def tight(run, latency=0.5, **others):
+    """Budgets of fractions of the whole model's predicted costs, which a few steps leave exceeded."""
+    fractions = {"latency_ms": latency, **others}
+    return BudgetPrice(Limits.of({}, fractions, run.price.cost_model, run.gates.shape), rate=1.0)
+
+
+def budgeted(folder, **arguments):
+    """A training for budgets."""
+    run = Run(folder, **arguments)
+    price = tight(run)
+    run.trainer.remove_callback(GateCallback)
+    run.trainer.add_callback(GateCallback(run.gates, run.trainer, learning_rate=0.2, price=price, sparsity=1e-3))
+    run.price = price
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +185,24 @@ def test_budgets_drive_the_gates_to_hold_them_and_no_further(tmp_path):
     assert held < 1.0
 
 
+def test_budgets_that_the_gates_cannot_reach_are_refused_before_training(tmp_path):
+    run = Run(tmp_path, granularities=("head",))
+    limits = Limits.of({}, {"latency_ms": 0.2}, run.price.cost_model, run.gates.shape)
+    limits.check()
+    with pytest.raises(BudgetInfeasibleError, match="by gates on head is predicted to hold latency_ms"):
+        GateCallback(run.gates, run.trainer, learning_rate=0.1, price=BudgetPrice(limits))
+    with pytest.raises(BudgetInfeasibleError, match="by gates on head is predicted to hold latency_ms"):
+        budgeted_subnet(run.gates, limits)
+
+
+def test_gates_of_one_value_are_cut_to_a_budget_too(tmp_path):
+    run = Run(tmp_path)
+    limits = Limits.of({}, {"latency_ms": 0.5}, run.price.cost_model, run.gates.shape)
+    subnet = budgeted_subnet(run.gates, limits)
+    assert limits.hold([subnet])[0]
+    assert float(limits.predicted([subnet]).latency_ms[0]) > 0.8 * limits.values["latency_ms"]
+
+
 def test_multipliers_rise_while_a_budget_is_exceeded_and_fall_at_once():
     gates, cost_model = GateSet(MINILM, ("layer",)), tiny_cost_model(MINILM)
     with torch.no_grad():
@@ -189,6 +225,21 @@ def test_multipliers_rise_while_a_budget_is_exceeded_and_fall_at_once():
     assert price.multipliers == {"latency_ms": 0.0, "energy_j": 0.0}
 
 
+@pytest.mark.parametrize(("made", "counts"), [(Run, 1), (budgeted, 2)])
+def test_gates_are_counted_once_a_step_and_again_without_gradients_for_budgets(tmp_path, monkeypatch, made, counts):
+    seen, count = [], GateSet.soft_counts
+
+    def noted(gates):
+        found = count(gates)
+        seen.append(found.heads.requires_grad)
+        return found
+
+    run = made(tmp_path, steps=4, logging_strategy="no")
+    monkeypatch.setattr(GateSet, "soft_counts", noted)
+    run.train()
+    assert seen == [True, False][:counts] * 3  # the gates are open in the first of the four steps
+
+
 def test_gate_rate_follows_the_trainers_schedule(tmp_path):
     """Adam's step is the rate where all gradients are equal: that of the sparsity alone, far from saturation."""
     run = Run(
@@ -201,17 +252,36 @@ def test_gate_rate_follows_the_trainers_schedule(tmp_path):
     assert torch.allclose(moved, torch.full_like(moved, 1e-3 * (5 + 4 + 3 + 2 + 1) / 5), rtol=1e-3)
 
 
-@pytest.mark.parametrize("arguments", [{}, {"gradient_accumulation_steps": 2, "bf16": True}])
-def test_resumed_training_equals_uninterrupted_training(tmp_path, arguments):
-    whole = Run(tmp_path / "whole", **arguments).train()
-    Run(tmp_path / "parts", **arguments).train()  # leaves checkpoint-4
-    resumed = Run(tmp_path / "parts", **arguments).train(resume=str(tmp_path / "parts" / "checkpoint-4"))
+@pytest.mark.parametrize(
+    ("made", "arguments"), [(Run, {}), (Run, {"gradient_accumulation_steps": 2, "bf16": True}), (budgeted, {})],
+    ids=["weights", "accumulated in bf16", "budgets"],
+)  # fmt: skip
+def test_resumed_training_equals_uninterrupted_training(tmp_path, made, arguments):
+    whole = made(tmp_path / "whole", **arguments).train()
+    made(tmp_path / "parts", **arguments).train()  # leaves checkpoint-4
+    resumed = made(tmp_path / "parts", **arguments).train(resume=str(tmp_path / "parts" / "checkpoint-4"))
     assert resumed.trainer.state.global_step == 8
     expected = whole.state()
     assert len(expected) > 10
     for name, value in resumed.state().items():
         assert torch.equal(value, expected[name]), name
     assert resumed.told()[-1]["gates/moved"] == whole.told()[-1]["gates/moved"]
+    if made is budgeted:
+        assert resumed.price.multipliers == whole.price.multipliers
+        assert whole.price.multipliers["latency_ms"] > 0
+
+
+def test_checkpoint_of_other_budgets_or_of_none_is_refused(whole, tmp_path):
+    run = Run(tmp_path)
+    price, other, more = tight(run), tight(run, 0.6), tight(run, energy_j=0.9)
+    of_other = f"latency_ms={other.budgets['latency_ms']:.6g}, where the budgets latency_ms"
+    for theirs, told in ((other, of_other), (more, "energy_j="), (run.price, "weights instead of budgets, where")):
+        with pytest.raises(CheckpointError, match=f"{told}.* were expected. Resume with the price"):
+            price.load(theirs.state())
+    with pytest.raises(CheckpointError, match="trained with budgets, where weights were expected"):
+        run.price.load(price.state())
+    with pytest.raises(CheckpointError, match="weights instead of budgets"):
+        budgeted(whole[0]).train(resume=str(whole[0] / "checkpoint-4"))
 
 
 def test_checkpoints_hold_the_gates(whole):
@@ -248,6 +318,18 @@ def test_gates_of_the_best_checkpoint_come_back_with_its_weights(tmp_path):
     for name, log_alpha in run.gates.log_alpha.items():
         assert torch.equal(log_alpha.detach(), saved[f"log_alpha.{name}"])
         assert not torch.equal(log_alpha.detach(), last[f"log_alpha.{name}"])
+
+
+@pytest.mark.parametrize(("best", "warned"), [(2, True), (8, False)])
+def test_best_checkpoint_from_before_the_gates_moved_is_told_of(tmp_path, caplog, best, warned):
+    settings = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "eval_strategy": "steps",
+                "eval_steps": 2, "save_steps": 2}  # fmt: skip
+    run = Run(tmp_path, callback={"warmup": 0.25}, **settings)
+    run.trainer.evaluate = lambda *_, **__: {"eval_loss": abs(run.trainer.state.global_step - best)}
+    with caplog.at_level(logging.WARNING, logger="metas_peft"):
+        run.train()
+    told = [r.message for r in caplog.records if "gates" in r.message.lower()]
+    assert [f"checkpoint-{best}) is from before the gates had learnt" in message for message in told] == [True] * warned
 
 
 def test_gates_that_do_not_move_are_told_of_once(tmp_path, caplog):
@@ -305,15 +387,74 @@ def test_reentrant_checkpointing_of_the_model_itself_is_refused(tmp_path, how):
         run.train()
 
 
-def test_evaluation_runs_the_subnet_that_would_be_cut(tmp_path):
+@pytest.fixture
+def inputs():
+    return torch.utils.data.default_collate([{k: v for k, v in Texts()[i].items() if k != "labels"} for i in range(4)])
+
+
+def cut_logits(run, subnet, inputs):
+    """What the model says once a subnet is cut out of it; the subnet is not the whole model."""
+    assert subnet != Subnet.dense(run.gates.shape)
+    with torch.no_grad():
+        return compact(run.model.eval().get_base_model(), run.gates.shape, subnet)(**inputs).logits
+
+
+def test_evaluation_runs_the_subnet_that_would_be_cut(tmp_path, inputs):
     run = Run(tmp_path, steps=6, callback={"sparsity": 0.5, "warmup": 0.0}).train()
-    run.model.eval()
-    batch = {k: v for k, v in run.trainer.data_collator([Texts()[i] for i in range(4)]).items() if k != "labels"}
+    expected = cut_logits(run, expected_subnet(run.gates), inputs)
     with torch.no_grad(), attach(run.gates, run.model):
         state = run.gates.generator.get_state()
-        first, second = run.model(**batch).logits, run.model(**batch).logits
+        first, second = run.model(**inputs).logits, run.model(**inputs).logits
         assert torch.equal(first, second)
         assert torch.equal(run.gates.generator.get_state(), state)
+    assert torch.allclose(first, expected, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        assert not torch.allclose(run.model(**inputs).logits, expected, atol=1e-3)
+
+
+def test_evaluation_in_the_warm_up_runs_the_subnet_that_would_be_cut(tmp_path, inputs):
+    """Otherwise the whole model's score would choose the best checkpoint, whose gates have learnt nothing."""
+    seen = []
+
+    class Look(transformers.TrainerCallback):
+        def on_evaluate(self, args, state, control, **kwargs):
+            with torch.no_grad():
+                found = run.model.eval()(**inputs).logits
+            weights = {n: t.clone() for n, t in run.model.state_dict().items()}
+            seen.append((run.gates.are_held_open, found, expected_subnet(run.gates), weights))
+
+    run = Run(tmp_path, steps=6, callback={"warmup": 0.5, "ramp": 0.5}, eval_strategy="steps", eval_steps=2)
+    run.trainer.add_callback(Look())
+    run.train()
+    assert [held for held, *_ in seen] == [True, False, False]
+    for _, found, subnet, weights in seen:
+        run.model.load_state_dict(weights)
+        assert torch.allclose(found, cut_logits(run, subnet, inputs), atol=1e-5, rtol=0)
+
+
+def test_evaluation_runs_what_another_decision_would_cut(tmp_path, inputs):
+    run = Run(tmp_path, granularities=("head", "ffn_block"))
+    limits = Limits.of({}, {"latency_ms": 0.4}, run.price.cost_model, run.gates.shape)
+
+    def decide(gates):
+        return budgeted_subnet(gates, limits)
+
+    with torch.no_grad(), attach(run.gates, run.model, decide=decide):
+        found = run.model.eval()(**inputs).logits
+    assert torch.allclose(found, cut_logits(run, decide(run.gates), inputs), atol=1e-5, rtol=0)
+    assert not torch.allclose(found, cut_logits(run, expected_subnet(run.gates), inputs), atol=1e-3)
+
+
+def test_training_that_fails_in_its_warm_up_leaves_no_gate_held_open(tmp_path):
+    class Fails(transformers.TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            raise ZeroDivisionError
+
+    run = Run(tmp_path, callback={"warmup": 0.5, "ramp": 0.5})
+    run.trainer.add_callback(Fails())
+    with pytest.raises(ZeroDivisionError):
+        run.train()
+    assert not run.gates.are_held_open
 
 
 def test_several_gpus_in_one_process_are_refused(tmp_path, monkeypatch):

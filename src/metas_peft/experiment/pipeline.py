@@ -70,7 +70,7 @@ def _walk(state: RunState) -> None:
     surrogate = calibrate(state, pool, config.target) if state.uses_surrogate and pool else None
     if surrogate is not None:
         # Budgets that nothing can hold are told before anything is trained.
-        limits_of(config, surrogate.bind(bench.shape, bench.workload), bench.shape)
+        limits_of(config, state.method, surrogate.bind(bench.shape, bench.workload), bench.shape)
 
     training = Training(state, pool, cache)
     training.tune_dense()

@@ -11,7 +11,7 @@ from metas_peft.core.device import DeviceSpec
 from metas_peft.core.files import write_text
 from metas_peft.core.launched import is_first
 from metas_peft.devices import LOCAL, Device, Ledger, open_device
-from metas_peft.experiment.limits import check_budgets
+from metas_peft.experiment.limits import check_budgets, unheld
 from metas_peft.experiment.stages import Stages
 from metas_peft.experiment.workbench import Workbench, set_threads
 from metas_peft.tuning.workers import agreed
@@ -66,7 +66,7 @@ class RunState:
             MetasPeftError: Wrong names, missing data or weights, a device that cannot be opened or has no meter, or a
                 folder of another run.
         """
-        check_budgets(config, METHODS[config.method].cost_term)
+        check_budgets(config, METHODS[config.method])
         threads = set_threads(config.threads)
         told = notices(config)
         for note in told:
@@ -75,7 +75,8 @@ class RunState:
         # The same settings may name other texts or weights than last time; a resumed run must not mix them.
         stages = Stages(run_dir, to_dict(config) | {"contents": bench.digests()})
         state = cls(config, run_dir, bench, stages, threads=threads, progress=progress)
-        state.notes += [*told, *bench.task.notes, *bench.form.notes]
+        rivals = (METHODS[name] for name in state.rivals)
+        state.notes += [*told, *bench.task.notes, *bench.form.notes, *unheld(config, rivals)]
         if is_first():
             for name in (config.target, *config.retarget):
                 state.device(name)

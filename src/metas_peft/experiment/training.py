@@ -70,7 +70,8 @@ class Training:
             started = time.monotonic()
             cost_model = surrogate.bind(bench.shape, bench.workload) if surrogate is not None else None
             taken: list[ProfileRecord] = []
-            context = self._context(cost_model, taken, limits_of(state.config, cost_model, bench.shape))
+            context = self._context(cost_model, taken, limits_of(state.config, method, cost_model, bench.shape))
+            context.limits_on = lambda own: limits_of(state.config, method, own, bench.shape, is_checked=False)
             front = tune(context, method.runs_as, state.config.front)
             seconds = time.monotonic() - started
             if not is_first():

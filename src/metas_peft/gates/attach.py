@@ -9,6 +9,7 @@ import torch
 from metas_peft.backbones import Layout
 from metas_peft.backbones.adapters import is_adapted
 from metas_peft.backbones.hooks import argument, gate_layer, gate_presence, gate_ranks, gate_units
+from metas_peft.core.errors import UsageError
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
 from metas_peft.gates.decide import expected_subnet
@@ -37,15 +38,19 @@ class Attachment:
 
     Args:
         handles: Handles of the hooks.
+        gates: The gates, to let go of at the end; None if there is nothing to let go of.
     """
 
-    def __init__(self, handles: list[Any]) -> None:
-        self._handles = handles
+    def __init__(self, handles: list[Any], gates: GateSet | None = None) -> None:
+        self._handles, self._gates = handles, gates
 
     def detach(self) -> None:
         """Take the gates off: the model is what it was. Calling it again does nothing."""
         while self._handles:
             self._handles.pop().remove()
+        if self._gates is not None:
+            # Training that failed in its warm-up holds them open no longer.
+            self._gates.are_held_open, self._gates = False, None
 
     def __enter__(self) -> "Attachment":
         return self
@@ -54,30 +59,32 @@ class Attachment:
         self.detach()
 
 
-def attach(gates: GateSet, model: Any) -> Attachment:
+def attach(gates: GateSet, model: Any, *, decide: Callable[[GateSet], Subnet] = expected_subnet) -> Attachment:
     """Put gates on a model, until `detach` or the end of a `with` block.
 
     A pass in training mode runs under fresh samples (under open gates while `gates.are_held_open`), one in evaluation
-    mode under the zeros and ones of `expected_subnet`.
+    mode under the zeros and ones of what is decided, in a warm-up too: what is evaluated is always what the gates would
+    be cut to.
 
     Args:
         gates: The gates.
         model: The PEFT model, or the `transformers` model that they were made for.
+        decide: What they would be cut to; called in evaluation after the gates have changed.
     """
     network = network_of(model)
     decided: list[tuple[tuple[int, ...], GateValues]] = []
 
     def draw() -> GateValues | None:
-        if gates.are_held_open:
-            return None
         if network.base_model.training:
-            return gates.sample()
+            return None if gates.are_held_open else gates.sample()
         version = tuple(a._version for a in gates.log_alpha.values())
         if not decided or decided[0][0] != version:
-            decided[:] = [(version, gate_values(expected_subnet(gates), gates.shape))]
+            decided[:] = [(version, gate_values(decide(gates), gates.shape))]
         return decided[0][1]
 
-    return Attachment(_install(network, gates.shape, draw, gates.granularities))
+    # A decision may also take out whole what is gated by parts alone, such as a sub-layer whose heads have all closed.
+    decides = () if decide is expected_subnet else GRANULARITIES
+    return Attachment(_install(network, gates.shape, draw, gates.granularities, decides), gates)
 
 
 @contextlib.contextmanager
@@ -111,22 +118,27 @@ def masked(model: Any, shape: BackboneShape, subnet: Subnet) -> Iterator[None]:
 class _Passes:
     """Which gates the running pass has: those drawn at its start, also when a layer is computed again backwards."""
 
-    def __init__(self, draw: Callable[[], GateValues | None], granularities: Iterable[str], n_layers: int) -> None:
-        self._draw = draw
-        self._granularities = tuple(granularities)
+    def __init__(
+        self, draw: Callable[[], GateValues | None], trained: Sequence[str], evaluated: Sequence[str], n_layers: int
+    ) -> None:
+        self._draw, self._trained, self._evaluated = draw, trained, evaluated
         self._open = [dict[str, Any]()] * n_layers
         self._newest = self._open
+        self._waiting, self._is_going_back = 0, False  # passes with gradients since the last backward pass
+        self._found = [-1] * n_layers  # the backward pass in which a layer's gates were last found
         self.running = list(self._open)  # per layer: granularity -> that layer's gates, of ranks one tensor per site
 
     def begin(self, module: Any, args: Any, kwargs: Any) -> None:
         """A pass of the whole model starts."""
+        if torch.is_grad_enabled():
+            self._waiting, self._is_going_back = (0 if self._is_going_back else self._waiting) + 1, False
         values = self._draw()
         if values is None:
             self._newest = self._open
             return
         device = next(module.parameters()).device
         self._newest = [{} for _ in self._open]
-        for name in self._granularities:
+        for name in self._trained if module.training else self._evaluated:
             for row, z in zip(self._newest, _per_layer(getattr(values, name), device), strict=True):
                 if z is not None:
                     row[name] = z
@@ -134,11 +146,25 @@ class _Passes:
     def enter(self, i: int, states: torch.Tensor) -> None:
         """Hidden states enter layer i, or a module in it.
 
-        Checkpointed layers are computed again during the backward pass, when another pass may have begun. They are
-        given the very tensors of the first time, which is how their gates are found.
+        Checkpointed layers are computed again during the backward pass, when another pass may have begun. What is first
+        computed again in them is given the very tensors of the first time, which is how their gates are found.
+
+        Raises:
+            UsageError: It was given copies, and there are several passes whose gates it could need.
         """
-        if torch._C._current_graph_task_id() != -1:
-            self.running[i] = getattr(states, _PASS, self.running[i])
+        going_back = torch._C._current_graph_task_id()
+        if going_back == -1:
+            return
+        self._is_going_back = True
+        row = getattr(states, _PASS, None)
+        if row is not None:
+            self.running[i], self._found[i] = row, going_back
+        elif self._waiting > 1 and self._found[i] != going_back:
+            raise UsageError(
+                f"Layer {i} is computed again from a copy of what it was given at first, where the tensor itself was "
+                f"expected: the gates of {self._waiting} passes cannot be told apart. Cast before the layers and "
+                "checkpoint whole ones, or go backwards after every pass."
+            )
 
     def start(self, i: int, states: torch.Tensor) -> None:
         """Hidden states enter layer i as a whole."""
@@ -161,11 +187,17 @@ def _per_layer(z: torch.Tensor, device: torch.device) -> Sequence[Any]:
 
 
 def _install(
-    network: Any, shape: BackboneShape, draw: Callable[[], GateValues | None], granularities: Iterable[str]
+    network: Any,
+    shape: BackboneShape,
+    draw: Callable[[], GateValues | None],
+    granularities: Iterable[str],
+    in_evaluation: Iterable[str] = (),
 ) -> list[Any]:
-    """Hooks for the granularities alone; gives their handles."""
-    layout, wanted = Layout(network), set(granularities)
-    passes = _Passes(draw, [g for g in GRANULARITIES if g in wanted], shape.n_layers)
+    """Hooks for the granularities alone, and for further ones that only passes in evaluation set; gives the handles."""
+    layout, trained = Layout(network), set(granularities)
+    wanted = trained | set(in_evaluation)
+    in_training, in_all = ([g for g in GRANULARITIES if g in some] for some in (trained, wanted))
+    passes = _Passes(draw, in_training, in_all, shape.n_layers)
 
     def gate(name: str, i: int) -> Callable[[], torch.Tensor | None]:
         return lambda: passes.running[i].get(name)

@@ -1,12 +1,16 @@
 """From trained gates to subnets: as many units as expected, or fewer and fewer, those of the highest expected value."""
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 import torch
 
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import LayerPlan, Subnet
-from metas_peft.gates.gate_set import GateSet, GateValues, rank_mask
+from metas_peft.gates.gate_set import GateSet, GateValues, gate_shapes, rank_mask
+
+_APART = 1e-9  # relative; a float32 below 1 is at least 6e-8 from its neighbours
+_LEAST = 1e-30  # of a gate at 0, which a factor alone would leave there; nothing beside the others
 
 
 def expected_subnet(gates: GateSet) -> Subnet:
@@ -67,6 +71,49 @@ def closing(values: GateValues, shape: BackboneShape, granularities: Collection[
         subnet = _subnet(attention, ffn, kept_heads, kept_blocks, ranks, shape)
         if level >= 0 or ranks is not None:
             yield subnet
+
+
+def told_apart(values: GateValues, granularities: Collection[str]) -> GateValues:
+    """Gates of equal value, as all are before training and those at 0 or 1 after it, in an order: the later, the less.
+
+    `closing` closes what is equal at once and leaves the highest open, all of them if there are several; for a budget
+    every gate must be able to close. Unequal ones keep their order, and what has no gate stays above all that have.
+
+    Args:
+        values: Expected gates E[z].
+        granularities: What is gated. Ranks are left as they are: `closing` counts them.
+    """
+    gated = [name for name in granularities if name != "rank"]
+    # All in float64: a step below 1 as small as these would be 1 again beside what stayed in float32.
+    doubled = {name: z.double() for name, z in vars(values).items() if name != "rank"}
+    total, start = sum(doubled[name].numel() for name in gated), 1
+    for name in gated:
+        z = doubled[name]
+        place = torch.arange(start, start + z.numel(), dtype=z.dtype, device=z.device).view_as(z)
+        doubled[name] = (z + _LEAST) * (1 - _APART * place / total)
+        start += z.numel()
+    return replace(values, **doubled)
+
+
+def smallest(shape: BackboneShape, granularities: Collection[str]) -> list[Subnet]:
+    """What `closing` can leave last, of whatever gates: one head or FFN block where both are gated, else more.
+
+    Args:
+        shape: Shape of the backbone.
+        granularities: What is gated.
+    """
+    found: list[Subnet] = []
+    for i in range(shape.n_layers):
+        for favoured in (("layer", "attention", "head"), ("layer", "ffn", "ffn_block")):
+            values = {name: torch.ones(size) for name, size in gate_shapes(shape).items()}
+            for name in granularities:
+                values[name].fill_(0.0 if name == "rank" else 0.5)
+                if name in favoured:
+                    values[name][i if values[name].ndim == 1 else (i, 0)] = 0.9
+            *_, last = closing(GateValues(**values), shape, granularities)
+            if last not in found:
+                found.append(last)
+    return found
 
 
 def _present(attention: torch.Tensor, ffn: torch.Tensor, shape: BackboneShape) -> torch.Tensor:

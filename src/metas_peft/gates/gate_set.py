@@ -73,7 +73,7 @@ class GateSet(nn.Module):
         UsageError: A temperature or start out of range.
 
     Attributes:
-        are_held_open: Whether passes of an attached model run with open gates, as in a warm-up.
+        are_held_open: Whether an attached model is trained with open gates, as in a warm-up.
     """
 
     def __init__(

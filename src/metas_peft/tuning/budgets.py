@@ -1,6 +1,7 @@
 """Budgets on the target: which subnets are predicted to hold them, whether any can, and gates that learn to."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,14 +9,16 @@ import numpy as np
 import torch
 
 from metas_peft.core.cost import METRIC_UNITS, Cost
-from metas_peft.core.errors import BudgetInfeasibleError
+from metas_peft.core.errors import BudgetInfeasibleError, CheckpointError
 from metas_peft.core.protocols import CostModel
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
 from metas_peft.costs import Counts
-from metas_peft.gates import GateSet, closing
+from metas_peft.gates import GateSet, closing, smallest, told_apart
 
 RATE = 0.05  # of the multipliers, per step: pressure is felt within tens of steps, and gates follow within tens more
+_LIMIT = "limit."
+UNITS = ("head", "ffn_block")  # what a nested path removes, one by one down to the last
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,17 @@ class Limits:
         met = [getattr(costs, metric) <= limit for metric, limit in self.values.items()]
         return np.logical_and.reduce(met) if met else np.ones(len(subnets), dtype=bool)
 
-    def check(self) -> None:
+    def check(self, granularities: Collection[str] = UNITS) -> None:
         """Refuse limits that no subnet can hold, before anything is trained for them.
 
+        Args:
+            granularities: What is gated; what none of them closes stays and is paid for.
+
         Raises:
-            BudgetInfeasibleError: None of the smallest subnets, one unit in one layer, is predicted to hold them all.
+            BudgetInfeasibleError: None of the smallest subnets within reach (one unit in one layer, where heads and FFN
+                blocks are gated) is predicted to hold them all.
         """
-        layers = self.shape.n_layers
-        ones = np.eye(layers, dtype=int).tolist()
-        least = [Subnet.prefix(*kept) for one in ones for kept in ((one, [0] * layers), ([0] * layers, one))]
+        least = smallest(self.shape, granularities)
         if self.hold(least).any():
             return
         costs = self.predicted(least)
@@ -73,9 +78,14 @@ class Limits:
             cheapest = costs.map(lambda c: float(c[int(excess.argmin())]))
             broken = {m: f"{m}={v:.4g}" for m, v in self.values.items()}
         told = [f"{t} (the least predicted is {getattr(cheapest, m):.4g} {METRIC_UNITS[m]})" for m, t in broken.items()]
+        gated, finer = "", "Relax the budget, or shorten evaluation.seq_len."
+        if set(granularities) != set(UNITS):
+            gated = f" by gates on {', '.join(granularities)}"
+            if self.hold(smallest(self.shape, UNITS)).any():
+                finer = "Relax the budget, or gate heads and FFN blocks (head, ffn_block), which can get below it."
         raise BudgetInfeasibleError(
-            f"No model cut from {self.shape.model_id} is predicted to hold {' and '.join(told)} under this "
-            "workload. Relax the budget, or shorten evaluation.seq_len."
+            f"No model cut from {self.shape.model_id}{gated} is predicted to hold {' and '.join(told)} under this "
+            f"workload. {finer}"
         )
 
     def uniform_prefix(self) -> Subnet | None:
@@ -118,6 +128,10 @@ class BudgetPrice:
         """Metric -> limit."""
         return self.limits.values
 
+    def check(self, granularities: Collection[str]) -> None:
+        """Refuse budgets that gates of these granularities cannot hold; see `Limits.check`."""
+        self.limits.check(granularities)
+
     def __call__(self, counts: Counts[Any]) -> Any:
         """The multiplied excesses, a scalar; differentiable for tensors."""
         return sum((self.multipliers[m] * excess for m, excess in self._excess(counts).items()), start=torch.zeros(()))
@@ -134,12 +148,31 @@ class BudgetPrice:
             self.multipliers[metric] = raised if excess > 0 else 0.0
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The multipliers, for a file."""
-        return {m: torch.tensor(v, dtype=torch.float64) for m, v in self.multipliers.items()}
+        """The multipliers and the budgets they belong to, for a file."""
+        told = {**self.multipliers, **{f"{_LIMIT}{m}": v for m, v in self.budgets.items()}}
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in told.items()}
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Inverse of `state`."""
+        """Inverse of `state`.
+
+        Raises:
+            CheckpointError: It was written with other budgets, or with none.
+        """
+        theirs = {name.removeprefix(_LIMIT): float(v) for name, v in state.items() if name.startswith(_LIMIT)}
+        # A fraction of what is predicted may differ in its last digits on another machine.
+        same = theirs.keys() == self.budgets.keys() and all(math.isclose(theirs[m], self.budgets[m], rel_tol=1e-6)
+                                                            for m in theirs)  # fmt: skip
+        if not same:
+            raise CheckpointError(
+                f"The checkpoint's gates were trained with {_in_words(theirs)}, where {_in_words(self.budgets)} were "
+                "expected. Resume with the price that it was written with, or start over."
+            )
         self.multipliers = {m: float(state[m]) for m in self.multipliers}
+
+
+def _in_words(budgets: Mapping[str, float]) -> str:
+    told = ", ".join(f"{metric}={limit:.6g}" for metric, limit in budgets.items())
+    return f"the budgets {told}" if told else "weights instead of budgets"
 
 
 def budgeted_subnet(gates: GateSet, limits: Limits) -> Subnet:
@@ -150,12 +183,13 @@ def budgeted_subnet(gates: GateSet, limits: Limits) -> Subnet:
         limits: The budgets.
 
     Raises:
-        BudgetInfeasibleError: They do not hold when one unit is left, nor does any other single unit.
+        BudgetInfeasibleError: They do not hold when the last gates that can close have closed.
     """
-    for subnet in closing(gates.expectations(), gates.shape, gates.granularities):
+    values = told_apart(gates.expectations(), gates.granularities)
+    for subnet in closing(values, gates.shape, gates.granularities):
         if limits.hold([subnet])[0]:
             return subnet
-    limits.check()
+    limits.check(gates.granularities)
     raise BudgetInfeasibleError(
         "The budgets can be held, but not by what these gates leave last. Train them longer against the budgets "
         "(BudgetPrice), or gate sub-layers or FFN blocks too."

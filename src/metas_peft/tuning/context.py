@@ -21,7 +21,7 @@ from metas_peft.core.protocols import CostModel
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
 from metas_peft.core.workload import Workload
-from metas_peft.gates import masked, network_of
+from metas_peft.gates import masked, network_of, rank_mask
 from metas_peft.tuning.budgets import Limits
 from metas_peft.tuning.data import Batches, EncodedTexts
 from metas_peft.tuning.forms import CLASSES, Form
@@ -123,6 +123,7 @@ class TuningContext:
         seed: Seed of everything random here.
         progress: Whether progress bars are shown.
         limits: Budgets that one member is to hold, by prediction; None for none.
+        limits_on: The same for a method with a cost model of the target of its own; None for none.
         form: What the task asks of the model.
     """
 
@@ -131,7 +132,7 @@ class TuningContext:
         schedule: Schedule, distillation: Distillation, gates: GateSettings, workload: Workload, weights: Cost[float],
         cost_model: CostModel | None, fit_on_target: Callable[[Sequence[Subnet]], CostModel], target_samples: int,
         operating_points: Sequence[float], seed: int, progress: bool = True, limits: Limits | None = None,
-        form: Form = CLASSES,
+        limits_on: Callable[[CostModel], Limits | None] | None = None, form: Form = CLASSES,
     ) -> None:  # fmt: skip
         self.adapted = adapted
         self.network = network_of(adapted)
@@ -139,7 +140,7 @@ class TuningContext:
         self.schedule, self.distillation, self.gates = schedule, distillation, gates
         self.workload, self.weights, self.cost_model = workload, weights, cost_model
         self.fit_on_target, self.target_samples = fit_on_target, target_samples
-        self.limits = limits
+        self.limits, self.limits_on = limits, limits_on
         self.form = form
         self.operating_points = sorted(operating_points, reverse=True)
         self.seed, self.progress = seed, progress
@@ -226,10 +227,10 @@ class TuningContext:
             values: One per rank, (L, M, R).
 
         Returns:
-            The values in their new order.
+            The values in their new order; a site of lower rank than others has its own ranks first.
         """
         layout = Layout(self.network)
-        order = descending(values)
+        order = descending(values.masked_fill(~rank_mask(self.shape).to(values.device), -torch.inf))
         for i, layer in enumerate(layout.layers):
             for m, site in enumerate(self.shape.sites):
                 a, b, _ = lora_maps(layout.projection(layer, site.name))

@@ -101,6 +101,7 @@ class GateCallback(transformers.TrainerCallback):
 
     Raises:
         UsageError: An unknown budget, no gates, or a rate, warm-up or ramp out of range.
+        BudgetInfeasibleError: Budgets of the price that nothing these gates can leave is predicted to hold.
     """
 
     def __init__(
@@ -134,6 +135,8 @@ class GateCallback(transformers.TrainerCallback):
         for metric in self._budgets:
             if metric not in METRICS:
                 raise UsageError(f"Unknown budget {metric!r}; known are {', '.join(METRICS)}.")
+        if price is not None:
+            price.check(gates.granularities)
 
     # ---- training
 
@@ -173,8 +176,9 @@ class GateCallback(transformers.TrainerCallback):
     ) -> None:
         """Step the gates; budgets look at what they then keep."""
         self._optimizer.step(args, optimizer)
-        if self._price is not None and not self._gates.are_held_open:
-            self._price.after_step(self._gates.soft_counts())
+        if self._price is not None and self._price.budgets and not self._gates.are_held_open:
+            with torch.no_grad():
+                self._price.after_step(self._gates.soft_counts())
 
     def on_step_end(self, args: Any, state: transformers.TrainerState, control: Any, **kwargs: Any) -> None:
         """End the warm-up, raise the price's weight."""
@@ -185,11 +189,20 @@ class GateCallback(transformers.TrainerCallback):
     def on_train_end(
         self, args: transformers.TrainingArguments, state: transformers.TrainerState, control: Any, **kwargs: Any
     ) -> None:
-        """Let the gates go; where the Trainer has put back the best checkpoint's weights, its gates belong to them."""
+        """Let the gates go; where the Trainer has put back the best checkpoint's weights, its gates belong to them.
+
+        What is told of the gates is told of those that stay.
+        """
         self._gates.are_held_open = False
-        self._warn_if_still()
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             load_gates(self._gates, Path(state.best_model_checkpoint))
+            if max(moved(self._gates, self._start).values()) < STILL:
+                logger.warning(
+                    "The best checkpoint (%s) is from before the gates had learnt anything, so that what they keep is "
+                    "arbitrary. Evaluate from a later step on (eval_delay).", state.best_model_checkpoint,
+                )  # fmt: skip
+                return
+        self._warn_if_still()
 
     def _set_ramp(self, state: transformers.TrainerState) -> None:
         done = state.global_step / max(1, state.max_steps)
@@ -265,10 +278,10 @@ class GateCallback(transformers.TrainerCallback):
         folder = Path(self._checkpoint or args.resume_from_checkpoint or _folder(args, state))
         _check_same_run(folder, state)
         more = load_gates(self._gates, folder, step=state.global_step)
-        self._optimizer.load(more)
-        self._start = replace(self._start, **{name: more[f"{_START}{name}"] for name in self._gates.granularities})
         if self._price is not None:
             self._price.load({n.removeprefix(_PRICE): t for n, t in more.items() if n.startswith(_PRICE)})
+        self._optimizer.load(more)
+        self._start = replace(self._start, **{name: more[f"{_START}{name}"] for name in self._gates.granularities})
 
 
 def ramp(done: float, warmup: float, full: float) -> float:

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from metas_peft.core.errors import TrainingDivergedError
 from metas_peft.core.subnet import Subnet
 from metas_peft.core.workload import Workload
+from metas_peft.tuning.budgets import Limits
 from metas_peft.tuning.members import MemberView
 from metas_peft.tuning.objectives import DistilledObjective
 from metas_peft.tuning.pricing import Price, flops_fraction
@@ -47,12 +48,15 @@ class PathSearch:
         price: Weighted relative cost on the target.
         workload: What is priced.
         end: Fraction of the dense FLOPs at which the path ends.
+        limits: Budgets that a subnet on the path is to hold, for which it goes on beyond its end; None for none.
     """
 
     def __init__(
-        self, view: MemberView, distilled: DistilledObjective, price: Price, workload: Workload, end: float
-    ) -> None:
+        self, view: MemberView, distilled: DistilledObjective, price: Price, workload: Workload, end: float,
+        limits: Limits | None = None,
+    ) -> None:  # fmt: skip
         self._view, self._distilled, self._price, self._workload, self._end = view, distilled, price, workload, end
+        self._limits = limits
         shape = view.shape
         self._heads = np.full(shape.n_layers, shape.n_kv_heads)
         self._blocks = np.full(shape.n_layers, shape.ffn_blocks)
@@ -105,6 +109,21 @@ class PathSearch:
                     while self._fraction > max(target, self._end):
                         self._remove_one()
                 bar.update()
+        if self._limits is not None:
+            self._go_on(self._limits)
+
+    def _go_on(self, limits: Limits) -> None:
+        """Remove beyond the end, by the importances as they are, until budgets hold or one unit is left.
+
+        The price may keep what the budgets forbid (a latency budget under weights that look at energy alone), so that
+        no size tells beforehand where they hold.
+        """
+        is_held, self._end = bool(limits.hold(self.path).any()), 0.0
+        while not is_held and self._fraction > 0:
+            self._remove_one()
+            is_held = bool(limits.hold([self.current])[0])
+        if self.path[-1] != self.current:
+            self.path.append(self.current)
 
     def _look(self, model: Any, batch: dict[str, torch.Tensor], bf16: bool) -> None:
         """Put a fresh gate on each unit that is left and take one batch's gradients into the importances."""

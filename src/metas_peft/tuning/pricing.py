@@ -1,6 +1,6 @@
 """The preference (lambda, mu, nu) and the cost model joined: one differentiable number per choice of counts."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from metas_peft.core.cost import Cost
+from metas_peft.core.errors import CheckpointError
 from metas_peft.core.protocols import CostModel
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
@@ -28,12 +29,16 @@ class GatePrice(Protocol):
         """Metric -> limit that it drives the gates to."""
         ...
 
+    def check(self, granularities: Collection[str]) -> None:
+        """Refuse what gates of these granularities cannot reach, before they are trained."""
+        ...
+
     def __call__(self, counts: Counts[Any]) -> Any:
         """A scalar for what the gates keep, differentiable."""
         ...
 
     def after_step(self, counts: Counts[Any]) -> None:
-        """Learn from what the gates keep after a step."""
+        """Learn from what the gates keep after a step; asked only where there are budgets."""
         ...
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -66,6 +71,9 @@ class Price:
         """None: weights are a preference."""
         return {}
 
+    def check(self, granularities: Collection[str]) -> None:
+        """Nothing: a preference can always be followed."""
+
     @classmethod
     def on(cls, cost_model: CostModel, weights: Cost[float], shape: BackboneShape) -> "Price":
         """Price with the ungated model of `shape` as its unit."""
@@ -86,7 +94,16 @@ class Price:
         return {}
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Nothing."""
+        """Nothing to take up.
+
+        Raises:
+            CheckpointError: Another price has learnt something.
+        """
+        if state:
+            raise CheckpointError(
+                "The checkpoint's gates were trained with budgets, where weights were expected. Resume with the price "
+                "that it was written with, or start over."
+            )
 
     def marginal(self, heads: np.ndarray, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What one more unit costs in each sub-layer: the price's gradient, through the cost model.

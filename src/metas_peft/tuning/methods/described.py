@@ -1,9 +1,10 @@
 """Methods as their sources describe them: trained on the labels alone, every operating point a model of its own.
 
 Hard-concrete gates are trained once against the method's cost; a model is cut at each operating point in the order in
-which the gates close, and fine-tuned for its part of the time that our joint stage takes. Dropped layers are
-fine-tuned the same way. The dense start is shared with all other methods, and adapters, which are merged here, keep all
-their ranks: closing them would cost quality and save nothing. Both are kinder than the descriptions.
+which the gates close, and fine-tuned for its part of the time that our joint stage takes. Budgets change nothing: the
+descriptions have weights. Dropped layers are fine-tuned the same way. The dense start is shared with all other methods,
+and adapters, which are merged here, keep all their ranks: closing them would cost quality and save nothing. Both are
+kinder than the descriptions.
 """
 
 from dataclasses import replace

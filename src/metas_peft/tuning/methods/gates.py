@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from metas_peft.core.subnet import Subnet
-from metas_peft.gates import GateSet, GateValues, closing, gated
-from metas_peft.tuning.budgets import BudgetPrice
+from metas_peft.gates import GateSet, GateValues, closing, gated, told_apart
+from metas_peft.tuning.budgets import BudgetPrice, Limits
 from metas_peft.tuning.context import GateSettings, TuningContext
 from metas_peft.tuning.gating import ramp, unmoved
 from metas_peft.tuning.methods.base import TunedFront
@@ -56,8 +56,9 @@ class GatesObjective:
 
     def after_step(self, step: int, steps: int) -> None:
         """Raise the cost's weight from 0 to 1 between the end of the warm-up and the end of the ramp."""
-        if self._ramp > 0:
-            self._price.after_step(self._gates.soft_counts())
+        if self._ramp > 0 and self._price.budgets:
+            with torch.no_grad():
+                self._price.after_step(self._gates.soft_counts())
         self._begin(step / steps)
 
     def _begin(self, done: float) -> None:
@@ -88,24 +89,27 @@ def gates_front(context: TuningContext, price: Price) -> TunedFront:
         context: Shared start.
         price: Weighted relative cost on the target; budgets that a member is to hold take its place in training.
     """
-    gates = train_gates(context, price, context.gates.granularities)
+    gates = train_gates(context, price, context.gates.granularities, context.limits)
     front = joint_front(context, gates.path)
     return TunedFront(front.members, gates.tensors, front.path, gates.notes + front.notes)
 
 
-def train_gates(context: TuningContext, price: Price, granularities: Sequence[str]) -> TrainedGates:
+def train_gates(
+    context: TuningContext, price: Price, granularities: Sequence[str], limits: Limits | None = None
+) -> TrainedGates:
     """Train gates together with the adapters, and bring heads, blocks and ranks into the order of their gates.
 
     Args:
         context: Shared start.
         price: Weighted relative cost on the target.
         granularities: What is gated.
+        limits: Budgets, which take the place of the price; None trains by the price, whatever the run holds.
     """
     context.reset()
     shape, settings = context.shape, context.gates
     gates = GateSet(shape, granularities, temperature=settings.temperature, seed=context.seed)
     before = gates.expectations()
-    pressing: GatePrice = price if context.limits is None else BudgetPrice(context.limits)
+    pressing: GatePrice = price if limits is None else BudgetPrice(limits)
     objective = GatesObjective(gates, context.distilled(), pressing, settings)
     with gated(context.network, shape, objective.draw, granularities):
         context.fit(objective, settings.steps, "gates", offset=1,
@@ -119,7 +123,8 @@ def train_gates(context: TuningContext, price: Price, granularities: Sequence[st
         )
         logger.warning(notes[-1])
     tensors = {f"log_alpha.{name}": a.detach().clone() for name, a in gates.log_alpha.items()}
-    return TrainedGates(closing_path(context, _sort_units(context, values), granularities), tensors, notes)
+    path = closing_path(context, _sort_units(context, values), granularities, limits)
+    return TrainedGates(path, tensors, notes)
 
 
 def _sort_units(context: TuningContext, values: GateValues) -> GateValues:
@@ -135,16 +140,21 @@ def _sort_units(context: TuningContext, values: GateValues) -> GateValues:
     )
 
 
-def closing_path(context: TuningContext, values: GateValues, granularities: Collection[str]) -> list[Subnet]:
+def closing_path(
+    context: TuningContext, values: GateValues, granularities: Collection[str], limits: Limits | None = None
+) -> list[Subnet]:
     """Nested subnets from closing gates one by one, down to the smallest operating point and the budgets, if any.
 
     Args:
-        context: Gives shape, workload, operating points and limits.
+        context: Gives shape, workload and operating points.
         values: Expected gates, in descending order within each layer and site.
         granularities: What is gated.
+        limits: The budgets.
     """
-    shape, limits, end = context.shape, context.limits, min(context.operating_points)
+    shape, end = context.shape, min(context.operating_points)
     path: list[Subnet] = []
+    if limits is not None:
+        values = told_apart(values, granularities)
     last, fraction = Subnet.dense(shape), 1.0
     for last in closing(values, shape, granularities):
         now = flops_fraction(last, shape, context.workload)

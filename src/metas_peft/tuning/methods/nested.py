@@ -48,14 +48,15 @@ def find_path(context: TuningContext, price: Price) -> tuple[list[Subnet], dict[
     context.reset()
     shape, end = context.shape, min(context.operating_points)
     if context.limits is not None:
-        # Units differ in worth, so that the path may hold the limits later than equally wide layers would.
+        # The pace is set for where the path is likely to hold the limits: later than equally wide layers would, since
+        # units differ in worth. It goes on from there if it has to.
         wide = context.limits.uniform_prefix()
         end = min(end, 0.0 if wide is None else BEYOND_UNIFORM * flops_fraction(wide, shape, context.workload))
     settings = context.settings
     batches = random_batches(context.data, context.collator, BATCH_SIZE, settings.seed + 1)
     context.network.eval()
     with members_of(context.network, shape) as view:
-        search = PathSearch(view, context.distilled(), price, context.workload, end=end)
+        search = PathSearch(view, context.distilled(), price, context.workload, end, context.limits)
         search.run(context.adapted, batches, context.schedule.path, bf16=settings.bf16, progress=context.progress)
     scores = {f"importance.{name}": torch.from_numpy(values) for name, values in search.importances.items()}
     return agreed((search.path, scores))
@@ -71,7 +72,7 @@ def joint_front(context: TuningContext, path: list[Subnet]) -> TunedFront:
     shape, points = context.shape, context.operating_points
     wanted = {p: largest_within(path, p, shape, context.workload) for p in points}
     notes: list[str] = []
-    within = _within_budget(context, path, notes)
+    within = within_budget(context, path, notes)
     cut = [*wanted.values(), *within]
     # Every mask between the largest and the smallest member takes part, not only the chosen ones.
     places = [path.index(subnet) for subnet in cut]
@@ -102,14 +103,15 @@ def joint_front(context: TuningContext, path: list[Subnet]) -> TunedFront:
     return TunedFront(members, path=path, notes=notes)
 
 
-def _within_budget(context: TuningContext, path: list[Subnet], notes: list[str]) -> list[Subnet]:
-    """The largest subnet of a path that is predicted to hold the budgets, where there are any."""
+def within_budget(context: TuningContext, path: list[Subnet], notes: list[str]) -> list[Subnet]:
+    """The largest subnet of a path that is predicted to hold the budgets, where there are any, with a note of it."""
     if context.limits is None:
         return []
     holding = [s for s, holds in zip(path, context.limits.hold(path), strict=True) if holds]
     if not holding:
         notes.append(
-            "No subnet on the path is predicted to hold the budgets; relax them, or add a smaller operating point."
+            "No subnet on the path is predicted to hold the budgets, not even the smallest that it can reach. Relax "
+            "them, or give what they limit more weight in objective_weights."
         )
         return []
     size = 100 * flops_fraction(holding[0], context.shape, context.workload)

@@ -43,6 +43,13 @@ class MetasPeft(PricedMethod):
 class EChorda(PricedMethod):
     """Energy alone, from a model fitted to many measurements (200 as described) of the target itself."""
 
+    def tune(self, context: TuningContext) -> TunedFront:
+        """The front of its price; budgets, if there are any, hold by what it knows of the target itself."""
+        price = self.price(context)
+        if context.limits_on is not None:
+            context.limits = context.limits_on(price.cost_model)
+        return FRONTS[self.front](context, price)
+
     def price(self, context: TuningContext) -> Price:
         """Measure random subnets of all sizes and fit."""
         cost_model = context.fit_on_target(
