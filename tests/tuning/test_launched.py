@@ -50,6 +50,19 @@ def test_two_processes_have_the_same_gates_and_train_as_one_with_all_the_data(tm
 
 
 @pytest.mark.slow
+def test_two_processes_that_resume_end_as_if_they_had_not_been_interrupted(tmp_path):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    for folder, more in (
+        (whole, {"save_strategy": "steps", "save_steps": 3}), (resumed, {"resume": str(whole / "trainer/checkpoint-3")})
+    ):  # fmt: skip
+        folder.mkdir()
+        launch(2, "gated_steps.py", folder, 4, json.dumps(more))
+    for expected, found in zip(results(whole), results(resumed), strict=True):
+        for name, value in expected.items():
+            assert torch.equal(found[name], value), name
+
+
+@pytest.mark.slow
 def test_sharded_parameters_give_the_gates_the_gradients_of_whole_ones(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, processes in ((one, 1), (two, 2)):

@@ -2,7 +2,7 @@
 
     python -m torch.distributed.run --nproc_per_node 2 gated_steps.py FOLDER BATCH PER_PROCESS [KEY=VALUE ...]
 
-Further arguments of the Trainer come as JSON.
+Further arguments of the Trainer come as JSON, and `resume`, the folder of a checkpoint.
 """
 
 import json
@@ -42,7 +42,7 @@ class Texts(torch.utils.data.Dataset):
 def main(folder: Path, batch: int, more: dict) -> None:
     """Train and write."""
     torch.set_num_threads(1)
-    rank = int(os.environ.get("RANK", "0"))
+    rank, checkpoint = int(os.environ.get("RANK", "0")), more.pop("resume", None)
     transformers.set_seed(1)
     config = LoraConfig(r=3, target_modules="all-linear", task_type="SEQ_CLS")
     model = get_peft_model(without_dropout(tiny_model(more.pop("family", "bert"))), config)
@@ -57,9 +57,10 @@ def main(folder: Path, batch: int, more: dict) -> None:
     trainer = transformers.Trainer(model, args, train_dataset=Texts())
     trainer.model_accepts_loss_kwargs = False  # a classifier's loss is a mean already
     price = Price.on(tiny_cost_model(gates.shape), Cost.uniform(1.0), gates.shape)
-    trainer.add_callback(GateCallback(gates, trainer, learning_rate=0.1, price=price, sparsity=1e-3))
+    trainer.add_callback(GateCallback(gates, trainer, learning_rate=0.1, price=price, sparsity=1e-3,
+                                      checkpoint=checkpoint))  # fmt: skip
     with attach(gates, model):
-        trainer.train()
+        trainer.train(resume_from_checkpoint=checkpoint)
     found = {f"gate.{name}": a.detach() for name, a in gates.log_alpha.items()}
     found["generator"] = gates.generator.get_state()
     wrapped = [type(m).__name__ for m in trainer.model_wrapped.modules()]
