@@ -1,11 +1,13 @@
 """Seeds and searches on a local cluster of two workers."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from metas_peft.cli import main
-from metas_peft.conf.compose import jobs, load
+from metas_peft.conf.compose import Flags, jobs, launch, load
 from metas_peft.core.errors import UsageError
 
 SMALL = """
@@ -52,15 +54,24 @@ def cluster(monkeypatch):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
 
 
-def test_jobs_of_a_sweep_have_the_folders_that_hydra_gives_them(run_file, tmp_path):
-    found = jobs(run_file, ["training.seed=0,1", "model.peft.r=2,4", f"output_dir={tmp_path}", "training.lr=0.01"])
-    assert len(found) == 4
-    configs = [load(run_file, job) for job in found]
-    assert {(c.training.seed, c.model.peft.r) for c in configs} == {(0, 2), (0, 4), (1, 2), (1, 4)}
-    assert {c.output_dir for c in configs} == {str(tmp_path / "small.multirun")}
-    assert configs[0].run_id == "small-model.peft.r=2+training.seed=0"
-    assert all(c.training.learning_rate == 0.01 for c in configs)
-    assert len({c.run_id for c in configs}) == 4
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["training.seed=0,1", "model.peft.r=2,4", "training.lr=0.01"],
+        ["training.seed=0,1", "dataset.name='builtin'", "run_id=other"],
+        ["training.lr=0.01"],
+    ],
+)
+def test_jobs_of_a_sweep_have_the_folders_that_hydra_gives_them(run_file, tmp_path, overrides):
+    told = [*overrides, f"output_dir={tmp_path}"]
+    found = [load(run_file, job) for job in jobs(run_file, told)]
+    by_hydra = launch(run_file, told, Flags(multirun=True), lambda config, folder: (config, folder))
+    assert [(c.output_dir, c.run_id) for c in found] == [(c.output_dir, c.run_id) for c, _ in by_hydra]
+    assert [Path(c.output_dir) / c.run_id for c in found] == [folder for _, folder in by_hydra]
+    # A job may still say that its values came by the command line.
+    plain = [dataclasses.replace(c, given=frozenset()) for c in (*found, *(c for c, _ in by_hydra))]
+    assert plain[: len(found)] == plain[len(found) :]
+    assert len({c.run_id for c in found}) == len(found)
 
 
 def test_launcher_without_a_sweep_is_refused(run_file, capsys):

@@ -172,9 +172,8 @@ def jobs(run: str, overrides: Sequence[str]) -> list[list[str]]:
     found = []
     for chosen in itertools.product(*choices):
         told = [text.lstrip("+") for text in chosen]
-        differing = [t for t, o in zip(told, translated, strict=True) if o.sweeps]
         named = [t for t in told if not t.startswith(("output_dir=", "run_id="))]
-        name = f"{config.run_id}-{_differences(differing or named)}"
+        name = f"{config.run_id}-{_differences(named)}"
         found.append([*named, f"run_id={as_text(name)}", f"output_dir={as_text(folder)}"])
     return found
 

@@ -1,5 +1,6 @@
 """What the stages of one run share: its settings, model, data and devices, and what has been counted and noted."""
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,9 @@ class RunState:
         """Write the settings; from here on the folder belongs to the run."""
         self.stages.begin()
         if is_first():
-            write_text(self.dir / "config.yaml", dump(self.config))
+            # A run's folder is shown to others, the password in a database's address is not.
+            shown = dataclasses.replace(self.config, optuna=dataclasses.replace(self.config.optuna, storage=None))
+            write_text(self.dir / "config.yaml", dump(shown))
 
     @property
     def rivals(self) -> list[str]:
