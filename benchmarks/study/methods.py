@@ -252,7 +252,8 @@ def gain(
 
 def hypotheses(cells: list[dict[str, Any]], runs: list[dict[str, Any]], is_whole: bool) -> list[dict[str, Any]]:
     """What the source expects, what was found, and in plain words what that says."""
-    found = [parity(cell, is_whole) for cell in cells if cell["device"] == runs[0]["target_device"]]
+    tuned_for = [c for c in cells if c["device"] == runs[0]["target_device"]]
+    found = [parity(c, is_whole) for c in tuned_for if RIVAL in {m["method"] for m in c["methods"]}]
     for device in (runs[0]["target_device"], *runs[0]["retargets"]):
         found += surrogate_errors(device, [r if device == r["target_device"] else r["retargets"][device] for r in runs])
     controllers = [c for r in runs if (c := r["controller"])]
