@@ -47,7 +47,7 @@ def in_bits(model: Any, bits: int) -> Any:
                 quantize_(smaller, Int8WeightOnlyConfig(), _is_matrix)
             else:
                 smaller = smaller.bfloat16()
-                layout = "tile_packed_to_4d"  # the one that needs no further package
+                layout: Any = "tile_packed_to_4d"  # the one that needs no further package
                 quantize_(smaller, Int4WeightOnlyConfig(group_size=32, int4_packing_format=layout), _is_matrix)
     # torchao names what is missing (a CUDA build, another package) in many ways.
     except Exception as error:
