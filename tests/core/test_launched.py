@@ -12,6 +12,12 @@ def test_without_a_launcher_there_is_one_process(monkeypatch):
     refuse_many("This", "Never.")
 
 
+def test_number_left_behind_by_a_scheduler_is_no_launcher(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("RANK", "1")
+    assert is_first()
+
+
 def test_variables_of_a_launcher_tell_the_place(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "2")

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from metas_peft import experiment
 from metas_peft.conf import dump
+from metas_peft.core.errors import UsageError
 from metas_peft.core.files import read_json
 
 SECONDS = 300
@@ -44,6 +45,7 @@ def test_run_of_two_processes_is_one_run(finished):
     folder, done, _ = finished
     results = read_json(folder / "results.json")
     assert results["n_train"] == 64
+    assert results["processes"] == 2
     assert len(results["front"]) == 3
     assert (folder / "report.html").exists()
     assert done.stdout.count("80 %") == 1  # one of them reports
@@ -66,6 +68,22 @@ def test_finished_run_is_found_by_two_processes(finished):
     done = launch("run", file)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (folder / "stages" / "dense" / "trained.safetensors").stat().st_mtime_ns == before
+
+
+def test_one_process_does_not_go_on_with_a_run_of_two(finished, settings):
+    folder, _, _ = finished
+    config = settings(*WHOLE, "evaluation.baselines=[EChorda]", f"output_dir={folder.parent}", run_id="shared")
+    with pytest.raises(UsageError, match="processes was 2, is None"):
+        experiment.run(config, folder, progress=False)
+
+
+def test_error_of_the_first_process_is_told_by_it(finished):
+    _, _, file = finished
+    done = launch("run", file, "hardware_profiling.power=meter", "device=local", "run_id=other")
+    assert done.returncode != 0
+    assert "process 1 of 2: " in done.stderr
+    assert "process 2 of 2: Another process of this run has stopped" in done.stderr
+    assert "should not happen" not in done.stderr
 
 
 def test_sweep_of_several_processes_is_refused(finished):

@@ -28,6 +28,7 @@ from metas_peft.cli import (
 )
 from metas_peft.cli.output import say
 from metas_peft.core.errors import MetasPeftError, UsageError
+from metas_peft.core.launched import number, processes
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -88,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MetasPeftError as error:
         if debug:
             raise
-        say(str(error))
+        who = f"process {number() + 1} of {processes()}: " if processes() > 1 else ""
+        say(f"{who}{error}")
         sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILURE)
     except Exception as error:
         if debug:

@@ -81,6 +81,12 @@ def log_to_stderr() -> None:
     logging.getLogger("torchao").setLevel(logging.ERROR)
 
 
+def log_nowhere() -> None:
+    """Keep a process quiet beside another one that says the same."""
+    logging.basicConfig(handlers=[logging.NullHandler()])
+    warnings.filterwarnings("ignore")
+
+
 @contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
     """Also append all messages to a file, with dates, while the block runs.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from metas_peft.cli.output import JsonOption, give, log_to_file, log_to_stderr, say
+from metas_peft.cli.output import JsonOption, give, log_nowhere, log_to_file, log_to_stderr, say
 from metas_peft.core.errors import UsageError
 from metas_peft.core.launched import is_first, refuse_many
 
@@ -114,9 +114,12 @@ def _job(config: "RunConfig", folder: Path) -> "tuple[Path, RunConfig]":
 
     if is_first():
         log_to_stderr()
-    kept = log_to_file(folder / "log.txt") if is_first() else nullcontext()
+        kept, shown = log_to_file(folder / "log.txt"), logging_redirect_tqdm()
+    else:
+        log_nowhere()
+        kept, shown = nullcontext(), nullcontext()
     # Libraries that print do so in passing; standard output belongs to the result.
-    with kept, logging_redirect_tqdm(), redirect_stdout(sys.stderr):
+    with kept, shown, redirect_stdout(sys.stderr):
         from metas_peft import experiment
         from metas_peft.report import write_report
 

@@ -172,7 +172,7 @@ def jobs(run: str, overrides: Sequence[str]) -> list[list[str]]:
     found = []
     for chosen in itertools.product(*choices):
         told = [text.lstrip("+") for text in chosen]
-        named = [t for t in told if not t.startswith(("output_dir=", "run_id="))]
+        named = [t for t in told if not t.startswith(("output_dir=", "run_id=", "hydra.", "hydra/"))]
         name = f"{config.run_id}-{_differences(named)}"
         found.append([*named, f"run_id={as_text(name)}", f"output_dir={as_text(folder)}"])
     return found

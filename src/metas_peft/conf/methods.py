@@ -47,6 +47,7 @@ class Method:
         base: For an ablation: the method that is run with these changes.
         setting: `equal treatment` with ours, or `as described` by the method's source.
         kin: Another method, of which this is a variant of its own.
+        follows_front: Whether `front` says how what goes is found; otherwise it is always the nested path.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Method:
     base: str | None = None
     setting: str = "equal treatment"
     kin: str | None = None
+    follows_front: bool = True
 
     @property
     def runs_as(self) -> str:
@@ -126,7 +128,12 @@ for _name in (OURS, "EChorda", "DiGASE", "drop-top", "drop-alternate"):
     _as_described(_name)
 
 
-_add(Method(f"{OURS}-apart", f"{OURS}, each member trained alone", Shape.GATED, _ALL, CostTerm.SURROGATE, 5, kin=OURS))
+_add(
+    Method(
+        f"{OURS}-apart", f"{OURS}, each member trained alone", Shape.GATED, _ALL, CostTerm.SURROGATE, 5, kin=OURS,
+        follows_front=False,
+    )
+)  # fmt: skip
 
 
 def _ablation(part: str, label: str, changes: Mapping[str, Any]) -> None:

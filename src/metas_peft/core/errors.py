@@ -92,6 +92,10 @@ class OutOfMemoryError(MetasPeftError, MemoryError):
     """A model or a batch that the memory of the device that trains it, or of the computer, has no room for."""
 
 
+class StoppedError(MetasPeftError, RuntimeError):
+    """Another process of the same run has stopped."""
+
+
 class ControllerTooLargeError(MetasPeftError, ValueError):
     """A controller that does not fit its byte budget."""
 

@@ -10,9 +10,14 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
+def number() -> int:
+    """This process's number, from 0."""
+    return int(os.environ.get("RANK") or 0) if processes() > 1 else 0
+
+
 def is_first() -> bool:
     """Whether this is the process that measures, writes and reports."""
-    return int(os.environ.get("RANK") or 0) == 0
+    return number() == 0
 
 
 def refuse_many(what: str, instead: str) -> None:

@@ -10,6 +10,8 @@ from metas_peft.core.protocols import CostModel
 from metas_peft.core.shape import BackboneShape
 from metas_peft.tuning.budgets import UNITS, Limits
 
+PREDICTING = (CostTerm.SURROGATE, CostTerm.TARGET)  # what tells a method the three costs of a choice on the target
+
 
 def check_budgets(config: RunConfig, method: Method) -> None:
     """A budget that a member is to hold takes a limit, and a surrogate to predict with.
@@ -33,7 +35,7 @@ def check_budgets(config: RunConfig, method: Method) -> None:
             f"budgets.mode=meet takes a method that budgets can steer, but method={config.method} is trained as its "
             "source describes it, by weights. Use method=MetaS-PEFT, or budgets.mode=report."
         )
-    if method.cost_term is not CostTerm.SURROGATE:
+    if method.cost_term not in PREDICTING:
         raise RunFileError(
             f"budgets.mode=meet takes a method that predicts costs on the target, but method={config.method} does not. "
             "Use method=MetaS-PEFT, or budgets.mode=report."
@@ -59,7 +61,7 @@ def limits_of(
         return None
     limits = Limits.of(_absolute(config), config.budgets.fractions(), cost_model, shape)
     if is_checked:
-        by_gates = config.front == "gates" and method.name != "MetaS-PEFT-apart"
+        by_gates = config.front == "gates" and method.follows_front
         limits.check(config.model.gating.granularity if by_gates else UNITS)
     return limits
 
@@ -71,9 +73,8 @@ def unheld(config: RunConfig, rivals: Iterable[Method]) -> list[str]:
         config: The run.
         rivals: The methods beside its own.
     """
-    predicting = (CostTerm.SURROGATE, CostTerm.TARGET)
     smaller = [method for method in rivals if method.shape is not Shape.DENSE]
-    names = [m.label for m in smaller if m.cost_term not in predicting or m.setting == AS_DESCRIBED]
+    names = [m.label for m in smaller if m.cost_term not in PREDICTING or m.setting == AS_DESCRIBED]
     if config.budgets.mode == "report" or not names:
         return []
     return [

@@ -9,6 +9,7 @@ import numpy as np
 from metas_peft.conf import METHODS
 from metas_peft.conf.notices import budgets_at_odds
 from metas_peft.core.cost import METRIC_NAMES, METRICS, Cost, Origin
+from metas_peft.core.launched import processes
 from metas_peft.devices import SimulatedDevice
 from metas_peft.experiment.outcome import MethodFront, Outcome
 from metas_peft.experiment.pricing import LearntPool
@@ -213,6 +214,7 @@ def results_block(
         "method": METHODS[config.method].label,
         "setting": METHODS[config.method].setting,
         "front_kind": config.front,
+        "processes": processes(),
         "backbone": backbone,
         "backbone_source": backbone_source,
         "architecture_notes": config.model.architecture_notes,

@@ -10,7 +10,7 @@ from metas_peft.conf import METHODS, CostTerm, RunConfig, dump, to_dict
 from metas_peft.conf.notices import device_id, notices
 from metas_peft.core.device import DeviceSpec
 from metas_peft.core.files import write_text
-from metas_peft.core.launched import is_first
+from metas_peft.core.launched import is_first, processes
 from metas_peft.devices import LOCAL, Device, Ledger, open_device
 from metas_peft.experiment.limits import check_budgets, unheld
 from metas_peft.experiment.stages import Stages
@@ -73,8 +73,10 @@ class RunState:
         for note in told:
             logger.warning(note)
         bench = Workbench.load(config) if bench is None else bench
-        # The same settings may name other texts or weights than last time; a resumed run must not mix them.
-        stages = Stages(run_dir, to_dict(config) | {"contents": bench.digests()})
+        # The same settings may name other texts or weights than last time; a resumed run must not mix them. Nor must
+        # its stages be trained by different numbers of processes, each of which has a batch of its own.
+        shared = {"processes": processes()} if processes() > 1 else {}
+        stages = Stages(run_dir, to_dict(config) | {"contents": bench.digests()} | shared)
         state = cls(config, run_dir, bench, stages, threads=threads, progress=progress)
         rivals = (METHODS[name] for name in state.rivals)
         state.notes += [*told, *bench.task.notes, *bench.form.notes, *unheld(config, rivals)]

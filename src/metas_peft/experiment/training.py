@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from metas_peft.conf import METHODS, writable_or
+from metas_peft.conf import METHODS, Method, writable_or
 from metas_peft.core.errors import CalibrationError
 from metas_peft.core.launched import is_first
 from metas_peft.core.protocols import CostModel
@@ -20,7 +20,6 @@ from metas_peft.experiment.outcome import MethodFront
 from metas_peft.experiment.pricing import LearntPool, measure, record_rows
 from metas_peft.experiment.state import RunState
 from metas_peft.surrogate import Surrogate
-from metas_peft.tuning.budgets import Limits
 from metas_peft.tuning.context import TuningContext
 from metas_peft.tuning.methods import TunedFront
 from metas_peft.tuning.workers import agreed
@@ -70,8 +69,7 @@ class Training:
             started = time.monotonic()
             cost_model = surrogate.bind(bench.shape, bench.workload) if surrogate is not None else None
             taken: list[ProfileRecord] = []
-            context = self._context(cost_model, taken, limits_of(state.config, method, cost_model, bench.shape))
-            context.limits_on = lambda own: limits_of(state.config, method, own, bench.shape, is_checked=False)
+            context = self._context(cost_model, taken, method)
             front = tune(context, method.runs_as, state.config.front)
             seconds = time.monotonic() - started
             if not is_first():
@@ -104,14 +102,14 @@ class Training:
         return StoredMember.from_dict(facts["members"][0], folder / MODELS)
 
     def _context(
-        self, cost_model: CostModel | None, taken: list[ProfileRecord] | None = None, limits: Limits | None = None
+        self, cost_model: CostModel | None, taken: list[ProfileRecord] | None = None, method: Method | None = None
     ) -> TuningContext:
         """The shared start, handed to one method.
 
         Args:
             cost_model: Calibrated cost model of the target.
             taken: Receives the measurements that the method makes itself.
-            limits: Budgets that a member is to hold.
+            method: The method, which budgets may ask for a member; None for the dense model.
         """
         state, bench = self._state, self._state.bench
         fit_on_target = self._fit_on_target([] if taken is None else taken)
@@ -125,7 +123,10 @@ class Training:
                 form=bench.form,
             )  # fmt: skip
         self._made.cost_model = cost_model
-        self._made.limits = limits
+        self._made.limits = self._made.limits_on = None
+        if method is not None:
+            self._made.limits = limits_of(state.config, method, cost_model, bench.shape)
+            self._made.limits_on = lambda own: limits_of(state.config, method, own, bench.shape, is_checked=False)
         self._made.fit_on_target = fit_on_target
         return self._made
 

@@ -150,6 +150,8 @@ def read_entries(run_dirs: Sequence[Path]) -> list[Entry]:
     for path in run_dirs:
         run, settings, stored = read_run(path), read_settings(path), _answers(path)
         results = json.loads((path / RESULTS).read_text(encoding="utf-8"))
+        if results.get("processes", 1) > 1:  # each had a batch of its own
+            settings["processes"] = results["processes"]
         own = method_of(str(settings.get("method", "")), run.label)
         for target in (run.target, *run.retargets):
             found.append((_main(run, results, target, own, stored), bearing(settings, own)))

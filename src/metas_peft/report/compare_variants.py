@@ -33,6 +33,7 @@ _BEARING: tuple[tuple[str, Callable[[Method], bool]], ...] = (
     ("objective_weights.", lambda m: m.cost_term in _PREDICTED),
     ("hardware_profiling.real_measurements_required", lambda m: m.cost_term is CostTerm.TARGET),
     ("model.gating.", lambda m: m.shape is Shape.GATED),
+    ("budgets.", lambda m: m.shape is not Shape.DENSE),
     ("front", lambda m: m.shape is not Shape.DENSE),
 )
 

@@ -108,7 +108,7 @@ def is_official(place: Place, repositories: Sequence[HubSource]) -> bool:
 def _standing_in(local: SplitColumns, repository: HubSource, place: Place) -> SplitColumns:
     """A local copy with a sentence that says that it was read in place of a repository that the user names."""
     note = (
-        f"dataset.source names {repository.label}; the copy of {place.name} under {DATA_VARIABLE} was read in its "
+        f"dataset.source asks for {repository.label}; the copy of {place.name} under {DATA_VARIABLE} was read in its "
         f"place ({local.where}). Unset {DATA_VARIABLE} to ask the hub."
     )
     logger.warning(note)

@@ -19,9 +19,9 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.training_args import ParallelMode
 
 from metas_peft.core.errors import TrainingDivergedError, UsageError
-from metas_peft.core.launched import processes
 from metas_peft.tuning.data import Batches, EncodedTexts
 from metas_peft.tuning.gating import GateOptimizer
 
@@ -344,7 +344,8 @@ def fit(
             dataloader_pin_memory=False,
         )
         _refuse_many_devices(args)
-        is_shared = processes() > 1
+        # One process of a launcher is wrapped too, where it has a GPU.
+        is_shared = args.parallel_mode is ParallelMode.DISTRIBUTED
         trainer = _Trainer(
             _Asking() if is_shared else objective,
             model=_LossOf(model, objective) if is_shared else model,

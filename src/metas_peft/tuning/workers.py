@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
+from metas_peft.core.errors import StoppedError
 from metas_peft.core.launched import is_first, processes
 
 T = TypeVar("T")
@@ -24,7 +25,11 @@ _together: list[Any] = []  # the process group of a run, from `joined` until `al
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Processes that a launcher has started agree inside the block, and leave it together."""
+    """Processes that a launcher has started agree inside the block, and leave it together.
+
+    Raises:
+        StoppedError: Another process has left it by an error.
+    """
     if processes() == 1:
         yield
         return
@@ -34,7 +39,8 @@ def joined() -> Iterator[None]:
     _together.append(group)
     try:
         yield
-        dist.barrier(group)
+        with _told():
+            dist.barrier(group)
     finally:
         _together.clear()
         dist.destroy_process_group(group)
@@ -51,9 +57,23 @@ def alone() -> Iterator[None]:
 
 
 def agreed(value: T) -> T:
-    """The first process's value, in every process; all must ask, in the same order. What others give is ignored."""
+    """The first process's value, in every process; all must ask, in the same order. What others give is ignored.
+
+    Raises:
+        StoppedError: Another process has stopped.
+    """
     if not _together:
         return value
     box = [value if is_first() else None]
-    dist.broadcast_object_list(box, src=0, group=_together[0])
+    with _told():
+        dist.broadcast_object_list(box, src=0, group=_together[0])
     return box[0]  # type: ignore[return-value]
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What a broken connection means, in a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise StoppedError("Another process of this run has stopped; what it says tells why.") from error

@@ -123,7 +123,7 @@ def train_gates(
         )
         logger.warning(notes[-1])
     tensors = {f"log_alpha.{name}": a.detach().clone() for name, a in gates.log_alpha.items()}
-    path = closing_path(context, _sort_units(context, values), granularities, limits)
+    path = agreed(closing_path(context, _sort_units(context, values), granularities, limits))
     return TrainedGates(path, tensors, notes)
 
 

@@ -107,7 +107,8 @@ def within_budget(context: TuningContext, path: list[Subnet], notes: list[str]) 
     """The largest subnet of a path that is predicted to hold the budgets, where there are any, with a note of it."""
     if context.limits is None:
         return []
-    holding = [s for s, holds in zip(path, context.limits.hold(path), strict=True) if holds]
+    holds = agreed(context.limits.hold(path))
+    holding = [subnet for subnet, is_inside in zip(path, holds, strict=True) if is_inside]
     if not holding:
         notes.append(
             "No subnet on the path is predicted to hold the budgets, not even the smallest that it can reach. Relax "
