@@ -79,7 +79,13 @@ def _methods() -> str:
         aliases = ", ".join(f"`{a}`" for a in METHODS.aliases(name))
         gates = ", ".join(method.gates) or f"none ({method.shape})"
         lines.append(f"| `{name}` | {aliases} | {gates} | {method.cost_term} | {method.target_measurements} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + _CONTROL
+
+
+_CONTROL = """
+`ablation-no-mixup` and `ablation-no-meta` take a part out of the source's own network and predict by it; what the part
+is worth shows beside MetaS-PEFT with `surrogate.kind=reference`, not beside the usual one.
+"""
 
 
 if __name__ == "__main__":
