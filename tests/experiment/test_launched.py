@@ -62,6 +62,7 @@ def test_two_processes_train_as_one_that_accumulates(finished, settings, tmp_pat
         assert torch.allclose(found[name], value, atol=1e-4), name
 
 
+@pytest.mark.slow
 def test_finished_run_is_found_by_two_processes(finished):
     folder, _, file = finished
     before = (folder / "stages" / "dense" / "trained.safetensors").stat().st_mtime_ns
@@ -77,6 +78,7 @@ def test_one_process_does_not_go_on_with_a_run_of_two(finished, settings):
         experiment.run(config, folder, progress=False)
 
 
+@pytest.mark.slow
 def test_error_of_the_first_process_is_told_by_it(finished):
     _, _, file = finished
     done = launch("run", file, "hardware_profiling.power=meter", "device=local", "run_id=other")
@@ -84,10 +86,3 @@ def test_error_of_the_first_process_is_told_by_it(finished):
     assert "process 1 of 2: " in done.stderr
     assert "process 2 of 2: Another process of this run has stopped" in done.stderr
     assert "should not happen" not in done.stderr
-
-
-def test_sweep_of_several_processes_is_refused(finished):
-    _, _, file = finished
-    done = launch("run", file, "-m", "training.seed=0,1")
-    assert done.returncode != 0
-    assert "A sweep is not for several processes, but this is one of 2." in done.stderr

@@ -65,13 +65,13 @@ def test_run_interrupted_in_every_stage_gives_the_same_numbers(main_run, setting
     config, folder = settings("retarget=[jetson-nano]"), tmp_path / "interrupted"
     run_stage, reached = Stages.run, []
 
-    def stopping(self, name, compute):
+    def stopping(self, name, compute, **how):
         def stopped(path):
             compute(path)
             reached.append(name)
             raise Interrupted(name)
 
-        return run_stage(self, name, compute if name in reached else stopped)
+        return run_stage(self, name, compute if name in reached else stopped, **how)
 
     monkeypatch.setattr(Stages, "run", stopping)
     for _ in STAGES:
@@ -86,7 +86,7 @@ def test_run_interrupted_in_every_stage_gives_the_same_numbers(main_run, setting
 def test_finished_run_is_found_done(main_run, settings, monkeypatch):
     before = (main_run / "results.json").read_text()
 
-    def refuse(self, name, compute):
+    def refuse(self, name, compute, **how):
         mark = read_json(self._folder / f"{name}.json")
         self.seconds[name] = mark["seconds"]
         return self._folder / name, mark["facts"]

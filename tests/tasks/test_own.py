@@ -189,7 +189,7 @@ def test_folder_stands_in_for_the_repository_of_its_name_alone(tmp_path, monkeyp
     assert load("films", source="huggingface:me/films")[1].source == "huggingface:me/films"
     data = load("me/films", source="huggingface:me/films")[1]
     assert data.source == f"local:{tmp_path / 'me' / 'films'}"
-    assert "names huggingface:me/films; the copy of me/films" in data.notes[0]
+    assert "asks for huggingface:me/films; the copy of me/films" in data.notes[0]
     assert load("me/films", config="short")[1].source == f"local:{tmp_path / 'me' / 'films' / 'short'}"
 
 

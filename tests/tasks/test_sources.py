@@ -78,7 +78,7 @@ def test_local_copy_stands_in_for_the_official_repository_and_says_so(four_rows,
     data = load_task("sst2", source=source)
     assert data.source == f"local:{four_rows.with_name('sst2')}"
     (note,) = data.notes
-    assert "names huggingface:stanfordnlp/sst2; the copy of sst2 under METAS_DATA was read in its place" in note
+    assert "asks for huggingface:stanfordnlp/sst2; the copy of sst2 under METAS_DATA was read in its place" in note
     assert note in caplog.text
     assert load_task("sst2").notes == ()
     assert fake_hub[0] == []
