@@ -265,6 +265,13 @@ def test_budgets_that_differ_by_more_than_noise_are_doubted(make_run, tmp_path, 
     assert any("different budgets" in note for note in cell.notes) == is_doubted
 
 
+def test_settings_that_differ_between_cells_name_no_variant(make_run, tmp_path):
+    make_run("a", config={"training": {"seed": 0, "num_epochs": 2}})
+    make_run("b", target_device="other-phone", config={"training": {"seed": 0, "num_epochs": 3}})
+    cells = compare([tmp_path / "runs"], draws=0)
+    assert [[m.name for m in cell.methods] for cell in cells] == [["MetaS-PEFT"], ["MetaS-PEFT"]]
+
+
 def test_key_that_an_older_run_did_not_know_makes_no_variant(make_run, tmp_path):
     make_run("old", seed=0, config={"training": {"seed": 0}, "dataset": {"max_length": 8}})
     make_run("new", seed=1, config={"training": {"seed": 1}, "dataset": {"max_length": 8, "config": None}})

@@ -141,7 +141,7 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
 
 
 def read_entries(run_dirs: Sequence[Path]) -> list[Entry]:
-    """All entries of some runs, each variant of a method named by the settings in which it differs.
+    """All entries of some runs, each variant of a method in a cell named by the settings in which it differs.
 
     Raises:
         CheckpointError: A run cannot be read.
@@ -158,7 +158,7 @@ def read_entries(run_dirs: Sequence[Path]) -> list[Entry]:
             for baseline in target.rivals:
                 row = method_of(baseline.name, baseline.label)
                 found.append((_baseline(run, results, target, baseline, row, stored), bearing(settings, row)))
-    differing = variants([(entry.name, settings) for entry, settings in found])
+    differing = variants([((entry.cell, entry.name), settings) for entry, settings in found])
     return [
         dataclasses.replace(entry, variant=", ".join(part for part in (entry.variant, which) if part))
         for (entry, _), which in zip(found, differing, strict=True)

@@ -6,7 +6,7 @@ have a bearing on the method.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +93,9 @@ def bearing(settings: Mapping[str, Any], method: Method | None) -> dict[str, Any
     return {name: value for name, value in settings.items() if name != "method" and bears(name)}
 
 
-def variants(entries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+def variants(entries: Sequence[tuple[Hashable, Mapping[str, Any]]]) -> list[str]:
     """For each (name, settings) the settings in which it differs from others of that name; empty where in none."""
-    distinct: dict[str, dict[str, Mapping[str, Any]]] = {}
+    distinct: dict[Hashable, dict[str, Mapping[str, Any]]] = {}
     for name, settings in entries:
         distinct.setdefault(name, {})[_digest(settings)] = settings
     differing = {name: _differing(list(known.values())) for name, known in distinct.items()}
