@@ -46,6 +46,7 @@ def test_run_of_two_processes_is_one_run(finished):
     results = read_json(folder / "results.json")
     assert results["n_train"] == 64
     assert results["processes"] == 2
+    assert any("2 processes trained together" in note for note in results["notes"])
     assert len(results["front"]) == 3
     assert (folder / "report.html").exists()
     assert done.stdout.count("80 %") == 1  # one of them reports

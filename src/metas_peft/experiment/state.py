@@ -78,6 +78,11 @@ class RunState:
         shared = {"processes": processes()} if processes() > 1 else {}
         stages = Stages(run_dir, to_dict(config) | {"contents": bench.digests()} | shared)
         state = cls(config, run_dir, bench, stages, threads=threads, progress=progress)
+        if shared:
+            state.notes.append(
+                f"{processes()} processes trained together, each on batches of its own: a step saw {processes()} times "
+                "dataset.batch_size texts, and an epoch had that many times fewer steps."
+            )
         rivals = (METHODS[name] for name in state.rivals)
         state.notes += [*told, *bench.task.notes, *bench.form.notes, *unheld(config, rivals)]
         if is_first():
