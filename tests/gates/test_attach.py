@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from metas_peft.backbones import Layout
+from metas_peft.backbones import Layout, compact
 from metas_peft.backbones.cutting import text_configs
 from metas_peft.backbones.load import without_dropout
 from metas_peft.core.errors import UsageError
 from metas_peft.core.subnet import Subnet
-from metas_peft.gates import GRANULARITIES, GateSet, GateValues, attach, gate_values, gated, masked
+from metas_peft.gates import GRANULARITIES, GateSet, GateValues, attach, expected_subnet, gate_values, gated, masked
 from metas_peft.testing.families import TINY_FAMILIES
 from metas_peft.testing.tiny import TINY_CONFIGS, random_subnet, tiny_adapted, tiny_batch
 
@@ -52,6 +52,18 @@ def test_gated_leaves_no_trace(tiny):
     assert [n for n, _ in model.named_modules()] == names
     assert torch.equal(logits(model, batch), expected)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_model_is_not_cut_while_gates_are_on_it(every):
+    adapted, shape = every
+    model, gates = adapted.get_base_model(), GateSet(shape, GRANULARITIES)
+    attached = attach(gates, adapted)
+    with masked(adapted, shape, Subnet.dense(shape)):
+        attached.detach()
+        attached.detach()
+        with pytest.raises(UsageError, match=r"has gates attached.*after the `with attach\(\.\.\.\)` block"):
+            compact(model, shape, expected_subnet(gates))
+    assert compact(model, shape, expected_subnet(gates)) is not model
 
 
 def test_attached_gates_leave_no_trace(every):

@@ -14,9 +14,11 @@ from torch import nn
 from metas_peft.backbones.adapters import is_adapted, lora_maps, merged_weight, plain_heads
 from metas_peft.backbones.cutting import check_fit, cut
 from metas_peft.backbones.family import put
+from metas_peft.backbones.hooks import GATED
 from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.parts import base_of
 from metas_peft.backbones.quantised import dequantise
+from metas_peft.core.errors import UsageError
 from metas_peft.core.shape import FFN_SITES, BackboneShape
 from metas_peft.core.subnet import Subnet
 
@@ -39,7 +41,13 @@ def compact(model: Any, shape: BackboneShape, subnet: Subnet, *, merge: bool = T
 
     Raises:
         SubnetError: The subnet does not fit the model.
+        UsageError: Gates are on the model; a copy would be multiplied by what is drawn for the original.
     """
+    if getattr(model.base_model, GATED, 0):
+        raise UsageError(
+            "The model has gates attached, and a model is cut without them. Decide first, then cut after the "
+            "`with attach(...)` block or after Attachment.detach()."
+        )
     check_fit(shape, subnet)
     smaller = copy.deepcopy(model)
     plain_heads(smaller)

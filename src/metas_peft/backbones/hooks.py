@@ -16,6 +16,7 @@ from metas_peft.backbones.multiply import blend, scale_units
 from metas_peft.backbones.parts import Part, lora_maps
 
 Gate = Callable[[], torch.Tensor | None]
+GATED = "_metas_gated"  # on a model: how many sets of gates are on it
 
 
 def gate_layer(layer: nn.Module, gate: Gate) -> list[Any]:

@@ -8,7 +8,7 @@ import torch
 
 from metas_peft.backbones import Layout
 from metas_peft.backbones.adapters import is_adapted
-from metas_peft.backbones.hooks import argument, gate_layer, gate_presence, gate_ranks, gate_units
+from metas_peft.backbones.hooks import GATED, argument, gate_layer, gate_presence, gate_ranks, gate_units
 from metas_peft.core.errors import UsageError
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
@@ -37,15 +37,19 @@ class Attachment:
     """Gates that are on a model; a context manager that takes them off.
 
     Args:
+        network: The model that they are on.
         handles: Handles of the hooks.
         gates: The gates, to let go of at the end; None if there is nothing to let go of.
     """
 
-    def __init__(self, handles: list[Any], gates: GateSet | None = None) -> None:
-        self._handles, self._gates = handles, gates
+    def __init__(self, network: Any, handles: list[Any], gates: GateSet | None = None) -> None:
+        self._network, self._handles, self._gates = network, handles, gates
+        _count(network, 1)
 
     def detach(self) -> None:
         """Take the gates off: the model is what it was. Calling it again does nothing."""
+        if self._handles:
+            _count(self._network, -1)
         while self._handles:
             self._handles.pop().remove()
         if self._gates is not None:
@@ -84,7 +88,7 @@ def attach(gates: GateSet, model: Any, *, decide: Callable[[GateSet], Subnet] = 
 
     # A decision may also take out whole what is gated by parts alone, such as a sub-layer whose heads have all closed.
     decides = () if decide is expected_subnet else GRANULARITIES
-    return Attachment(_install(network, gates.shape, draw, gates.granularities, decides), gates)
+    return Attachment(network, _install(network, gates.shape, draw, gates.granularities, decides), gates)
 
 
 @contextlib.contextmanager
@@ -103,7 +107,8 @@ def gated(
             slope reaches a value of exactly 0, nor a block's of exactly 1: hard-concrete samples are clipped there.
         granularities: Those that `draw` sets; the others cost nothing.
     """
-    with Attachment(_install(network_of(model), shape, draw, granularities)):
+    network = network_of(model)
+    with Attachment(network, _install(network, shape, draw, granularities)):
         yield
 
 
@@ -113,6 +118,16 @@ def masked(model: Any, shape: BackboneShape, subnet: Subnet) -> Iterator[None]:
     values = gate_values(subnet, shape)
     with gated(model, shape, lambda: values):
         yield
+
+
+def _count(network: Any, change: int) -> None:
+    """Keep on the model how many sets of gates are on it."""
+    model = network.base_model
+    left = getattr(model, GATED, 0) + change
+    if left:
+        setattr(model, GATED, left)
+    else:
+        delattr(model, GATED)
 
 
 class _Passes:
