@@ -79,6 +79,11 @@ def test_records_of_a_surrogate_that_is_read_are_not_searched(search):
         search("surrogate.kind=reference", "surrogate.checkpoint_path=there.safetensors", space=RECORDS)
 
 
+def test_size_of_the_pool_which_is_only_checked_is_not_searched(search):
+    with pytest.raises(UsageError, match=r"n_hardware_tags would change nothing: it is the size of the pool"):
+        search("surrogate.kind=reference", space={"n_hardware_tags": {"type": "int", "low": 2, "high": 9}})
+
+
 @pytest.mark.parametrize("name", ["method", "device", "threads"])
 def test_what_is_looked_up_by_name_is_not_searched(configure, name):
     """Trials set values alone: a method brings settings of its own, a device must exist."""

@@ -51,6 +51,11 @@ def _refuse_fixed(config: RunConfig, paths: Collection[str]) -> None:
             "optuna.search_space names training.seed, but seeds are repeated, not searched: every trial has those that "
             "begin with the run file's. Take it out and set optuna.repeats to the number of seeds per trial."
         )
+    if "surrogate.n_hardware_tags" in paths:
+        raise UsageError(
+            "A search over surrogate.n_hardware_tags would change nothing: it is the size of the pool, checked against "
+            "surrogate.meta_training_devices. Take it out."
+        )
     stored = config.surrogate.checkpoint_path or "surrogate.checkpoint_path" in paths
     if "surrogate.records" in paths and stored:
         raise UsageError(
