@@ -1,16 +1,21 @@
 """The command line as users meet it: exit statuses, streams, and how fast it answers."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import types
 
 import pytest
+from optuna.trial import TrialState
 
 import metas_peft
 from metas_peft import cli
+from metas_peft.conf.compose import load
 from metas_peft.core.errors import MeterUnavailableError
 from metas_peft.core.files import write_json
+from metas_peft.search import open_search
 
 RESULTS = {
     "schema_version": 1,
@@ -112,6 +117,8 @@ def run_file(tmp_path, monkeypatch):
             raise KeyError("a slip")
         if config.training.seed == 15:
             raise KeyboardInterrupt
+        if config.training.seed == 16:
+            os.kill(os.getpid(), signal.SIGTERM)
         print("chatter")
         write_json(folder / "results.json", RESULTS | {"run_id": config.run_id})
         return folder
@@ -306,6 +313,19 @@ def test_debug_shows_the_traceback(run_file, arguments):
 def test_interruption_leaves_with_130(run_file, capsys):
     assert status_of("run", run_file, "training.seed=15") == 130
     assert "goes on where it stopped" in capsys.readouterr().err
+
+
+def test_worker_that_is_told_to_stop_gives_its_trial_back(run_file, tmp_path, capsys):
+    (tmp_path / run_file).write_text(
+        "device: pixel-8\noptuna: {n_trials: 2, search_space: {r: {type: int, low: 2, high: 8}}}\n"
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    assert status_of("sweep", run_file, "training.seed=16") == 143
+    assert "Told to stop. The same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+    (trial,) = open_search(load(run_file, ["training.seed=16"])).trials()
+    assert trial.state is TrialState.WAITING
+    assert trial.user_attrs["attempts"] == 0
 
 
 def test_devices_lists_the_catalogue(capsys):
