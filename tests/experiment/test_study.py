@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import yaml
 
 from metas_peft.conf.compose import load
@@ -178,7 +179,7 @@ def test_parity_is_looked_at_only_where_the_rival_measured():
         ("pixel-8", "energy", "not testable here", "simulator"),
         ("pixel-8", "latency", "not testable here", "simulator"),
         ("local", "energy", "not testable here", "modelled"),
-        ("local", "latency", "confirmed", "Measured"),
+        ("local", "latency", "undecided", "Measured"),
         ("local", "power", "not testable here", "modelled"),
     ],
 )
@@ -187,6 +188,21 @@ def test_errors_of_the_surrogate_are_judged_only_where_they_are_measured(device,
     said = next(h for h in found if f"{metric} error" in h["hypothesis"] and device in h["hypothesis"])
     assert (said["verdict"], why in said["because"]) == (verdict, True)
     assert said["found"]["mean_percent"] > 0  # the number stays
+
+
+@pytest.mark.parametrize(
+    ("errors", "verdict"),
+    [([2.0, 2.1, 2.2], "confirmed"), ([4.0, 4.1, 4.2], "refuted"), ([5.8, 3.4, 0.5, 1.4, 1.3], "undecided")],
+)
+def test_interval_over_seeds_judges_an_error_and_not_its_mean(errors, verdict):
+    runs = [finished() for _ in errors]
+    for run, error in zip(runs, errors, strict=True):
+        run["retargets"]["local"]["surrogate_error"] = {"latency": error, "against": "measurement"}
+    found = script("methods").hypotheses([], runs, is_whole=True)
+    said = next(h for h in found if "latency error" in h["hypothesis"] and "(local)" in h["hypothesis"])
+    assert said["verdict"] == verdict
+    expected = scipy.stats.t.interval(0.95, len(errors) - 1, np.mean(errors), scipy.stats.sem(errors))
+    assert [said["found"]["low"], said["found"]["high"]] == pytest.approx([max(0, expected[0]), expected[1]])
 
 
 @pytest.mark.parametrize(
