@@ -38,10 +38,9 @@ How a runtime's parameters were found decides how far its times are trusted, eit
 * **borrowed** from a relative, another device of the same kind: x2
 * **assumed**: x3
 
-Several runtimes have nearly as many parameters as points, so a good fit says little by itself; the points that were
-*held out* of every fit say more. Ratios are simulated by published time, so above 1 the
-simulator is too slow. A relative is another device whose published points stand in for those that nobody published of
-the device itself.
+Several runtimes have as many free parameters as points, one has more, so a good fit says little by itself; the points
+that were *held out* of every fit say more. Ratios are simulated by published time, so above 1 it is too slow. A
+relative is another device whose published points stand in for those that nobody published of the device itself.
 """
 
 
@@ -79,6 +78,18 @@ def _summary(rows: Sequence[Comparison]) -> Iterator[str]:
     without = [str(s) for s in Status if not any(r.status is s for r in simulated)]
     if without:
         yield f"No point was published of a runtime whose parameters are {' or '.join(without)}: nothing checks those."
+    checked, entries = {(r.device, r.point.runtime) for r in simulated}, catalogue()
+    unchecked = [
+        f"{name} {runtime} ({status})"
+        for name in sorted(entries)
+        for runtime in entries[name].runtimes
+        if (name, runtime) not in checked and str(status := entries[name].runtime(runtime).status) not in without
+    ]
+    if unchecked:
+        yield f"Nor does any simulated point check {', '.join(unchecked)}."
+    remembered = [r for r in simulated if "from memory" in r.point.source]
+    if remembered:
+        yield f"{len(remembered)} of the points are quoted from memory (see the sources)."
     outside = [r for r in simulated if not r.is_within]
     if outside:
         yield "\nExceptions, outside of what their parameters promise:\n"
