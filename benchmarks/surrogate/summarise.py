@@ -73,9 +73,9 @@ def gain(block: dict[str, Any] | None) -> str:
 def public_section(tables: dict[str, dict[str, Any]]) -> list[str]:
     lines: list[str] = []
     titles = {
-        "protran": "protran: five devices, energy / latency / power",
+        "protran": "protran: five sets on four machines, energy / latency / power",
         "hat_latency": "hat_latency: eight sets on three machines, latency",
-        "wilkins_llm": "wilkins_llm: calls of large models on five machines, energy / latency / mean power",
+        "wilkins_llm": "wilkins_llm: calls of large models, five sets on three machines, energy / latency / mean power",
         "mlenergy_llm": "mlenergy_llm: serving on two machines, energy / latency / mean power",
     }
     for track, title in titles.items():
