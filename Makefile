@@ -1,6 +1,6 @@
 # Everything installs into .venv once; a change of pyproject.toml or constraints.txt installs again.
 #
-#   make demo FAST=1               the small demonstration (about three minutes)
+#   make demo FAST=1               the small demonstration (a few minutes)
 #   make demo TORCH_INDEX=URL      take torch from this index, for a CPU-only build
 #   make demo PYTHON=/path/python  use this interpreter
 
@@ -39,9 +39,8 @@ check: test $(VENV)/.installed-dev ## make test, and formatting and types
 test-all: $(VENV)/.installed ## every test that this machine can run
 	$(ENV) $(BIN)/python -m pytest $(PARALLEL) -m ''
 
-bench: $(VENV)/.installed ## the resumable studies under benchmarks/
-	@for study in benchmarks/*.py; do [ -e "$$study" ] || { echo "No study under benchmarks/ yet."; exit 1; }; \
-	echo "$$study"; $(ENV) $(BIN)/python "$$study" || exit 1; done
+bench: ## what there is under benchmarks/, and what for; each file says how it is run
+	@for study in benchmarks/*.py benchmarks/*/*.py; do echo "$$study: $$(head -1 $$study | tr -d '\"')"; done
 
 docs: $(VENV)/.installed ## write the reference of run-file keys from the schema
 	$(BIN)/python -m metas_peft.conf.document > docs/run-files.md
