@@ -4,12 +4,14 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 
 from metas_peft.core.errors import MeterPermissionError, MeterUnavailableError, UnknownNameError
 from metas_peft.devices.meters import METERS, MeterKind, check_meters, find_meter, open_first, registry, zeus_soc
 from metas_peft.devices.meters import zeus as zeus_module
-from metas_peft.devices.meters.base import MIN_UPDATES
+from metas_peft.devices.meters.base import MIN_UPDATES, CounterPower
+from metas_peft.devices.meters.track import _unwrapped
 from metas_peft.devices.meters.zeus import RAPL_COMMAND, AmdCounter, AmdPower, NvmlCounter, NvmlPower, RaplCounter
 from metas_peft.devices.meters.zeus_soc import AppleCounter, JetsonCounter
 
@@ -38,14 +40,16 @@ class AMDGPUs(FakeGpus):
     pass
 
 
-class RAPLCPUs:
-    dram_mj: float | None = 500.0
+class DaemonCpus:
+    """What Zeus gives where its daemon reads: one package, in millijoules."""
 
-    def __len__(self):
-        return 1
+    def __init__(self, folder, dram_mj=500.0):
+        self.rapl_dir, self._dram_mj = folder, dram_mj
+        supports = {"supports_get_dram_energy_consumption": lambda: dram_mj is not None}
+        self.cpus = [types.SimpleNamespace(cpu_index=0, **supports)]
 
     def get_total_energy_consumption(self, index):
-        return types.SimpleNamespace(cpu_mj=2_000.0, dram_mj=self.dram_mj)
+        return types.SimpleNamespace(cpu_mj=2_000.0, dram_mj=self._dram_mj)
 
 
 class Chip:
@@ -78,7 +82,7 @@ def fake_zeus(monkeypatch):
         pass
 
     gpu = types.SimpleNamespace(get_gpus=NVIDIAGPUs)
-    cpu = types.SimpleNamespace(rapl_is_available=lambda: True, get_cpus=RAPLCPUs)
+    cpu = types.SimpleNamespace(rapl_is_available=lambda: True, get_cpus=None)
     soc = types.SimpleNamespace(get_soc=lambda: AppleSilicon(**APPLE))
     modules = {
         "zeus.exception": types.SimpleNamespace(ZeusBaseError=ZeusBaseError),
@@ -121,9 +125,82 @@ def test_board_of_another_vendor_is_refused(fake_zeus):
         AmdPower.open()
 
 
-def test_rapl_adds_packages_and_memory(fake_zeus, monkeypatch):
-    assert RaplCounter.open().read_j() == {"package0": 2.0, "dram0": 0.5}
-    monkeypatch.setattr(RAPLCPUs, "dram_mj", None)
+def power_zone(folder, name, energy_uj, range_uj=262_143_328_850):
+    folder.mkdir(parents=True)
+    for file, text in {"name": name, "energy_uj": energy_uj, "max_energy_range_uj": range_uj}.items():
+        (folder / file).write_text(f"{text}\n")
+
+
+@pytest.fixture
+def laptop(tmp_path):
+    """Power zones of a laptop: a package with its memory, and the whole platform, which holds both."""
+    power_zone(tmp_path / "intel-rapl:0", "package-0", 2_000_000)
+    power_zone(tmp_path / "intel-rapl:0" / "intel-rapl:0:0", "core", 1_500_000)
+    power_zone(tmp_path / "intel-rapl:0" / "intel-rapl:0:1", "dram", 500_000)
+    power_zone(tmp_path / "intel-rapl:1", "psys", 4_000_000)
+    return tmp_path
+
+
+def handles(folder):
+    """What Zeus makes of the zones when it reads them itself: it takes each for a package."""
+
+    def files(zone):
+        range_uj = float((zone / "max_energy_range_uj").read_text())
+        return types.SimpleNamespace(energy_uj_path=str(zone / "energy_uj"), max_energy_range_uj=range_uj)
+
+    zones = sorted(folder.iterdir())
+    memory = [folder / "intel-rapl:0" / "intel-rapl:0:1", None]
+    cpus = [
+        types.SimpleNamespace(cpu_index=i, rapl_file=files(zone), dram=files(inner) if inner else None)
+        for i, (zone, inner) in enumerate(zip(zones, memory, strict=True))
+    ]
+    return types.SimpleNamespace(cpus=cpus, rapl_dir=str(folder))
+
+
+def test_rapl_adds_packages_and_memory_and_leaves_the_platform_out(fake_zeus, laptop):
+    fake_zeus.cpu.get_cpus = lambda: handles(laptop)
+    counter = RaplCounter.open()
+    assert counter.read_j() == {"package0": pytest.approx(2.0), "dram0": pytest.approx(0.5)}
+    assert counter.wrap_j() == {"package0": pytest.approx(262_143.32885), "dram0": pytest.approx(262_143.32885)}
+
+
+def test_rapl_finds_the_same_through_zeus_itself(laptop, monkeypatch):
+    rapl = pytest.importorskip("zeus.device.cpu.rapl", reason='Zeus is not installed: pip install "metas-peft[meters]"')
+    monkeypatch.setattr(rapl, "RAPL_DIR", str(laptop))
+    monkeypatch.setattr(rapl, "rapl_is_available", lambda: True)
+    monkeypatch.setattr("zeus.device.cpu.rapl_is_available", lambda: True)
+    monkeypatch.setattr("zeus.device.cpu._cpus", None)
+    monkeypatch.delenv("ZEUSD_SOCK_PATH", raising=False)
+    assert RaplCounter.open().read_j() == {"package0": pytest.approx(2.0), "dram0": pytest.approx(0.5)}
+
+
+def test_rapl_counter_that_starts_again_is_followed_at_once(fake_zeus, laptop):
+    fake_zeus.cpu.get_cpus = lambda: handles(laptop)
+    counter = RaplCounter.open()
+    rails = np.array([262_141.0, 262_142.5, 0.67, 2.17])
+    through = _unwrapped(np.arange(4) / 100, rails, "package0", counter)
+    assert np.diff(through) == pytest.approx([1.5, 1.5, 1.5], abs=0.01)
+    now = iter([0.0, 0.01])
+    power = CounterPower(counter, 0.001, lambda: next(now))
+    (laptop / "intel-rapl:0" / "energy_uj").write_text("262142000000")
+    power.read_w()
+    (laptop / "intel-rapl:0" / "energy_uj").write_text("171150")
+    assert power.read_w() == pytest.approx(150.0, rel=0.01)
+
+
+def test_rapl_without_a_package_is_refused(fake_zeus, tmp_path):
+    power_zone(tmp_path / "intel-rapl:0", "psys", 1)
+    fake_zeus.cpu.get_cpus = lambda: DaemonCpus(tmp_path)
+    with pytest.raises(MeterUnavailableError, match="no package among the power zones"):
+        RaplCounter.open()
+
+
+def test_rapl_through_the_daemon_of_zeus(fake_zeus, laptop):
+    fake_zeus.cpu.get_cpus = lambda: DaemonCpus(laptop)
+    counter = RaplCounter.open()
+    assert counter.read_j() == {"package0": 2.0, "dram0": 0.5}
+    assert counter.wrap_j() == {}
+    fake_zeus.cpu.get_cpus = lambda: DaemonCpus(laptop, dram_mj=None)
     assert RaplCounter.open().read_j() == {"package0": 2.0}
 
 

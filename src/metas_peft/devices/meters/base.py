@@ -108,15 +108,17 @@ class CounterPower(PowerSampler):
         self.averaging_s = self.update_period_s
         self._counter = counter
         self._clock_s = clock_s
-        self._last: tuple[float, float] | None = None
+        self._last: tuple[float, Mapping[str, float]] | None = None
 
     def read_w(self) -> float:
         """Mean power since the last call; 0 for the first."""
-        now_s, energy_j = self._clock_s(), sum(self._counter.read_j().values())
+        now_s, energy_j = self._clock_s(), self._counter.read_j()
         last, self._last = self._last, (now_s, energy_j)
         if last is None or now_s <= last[0]:
             return 0.0
-        return (energy_j - last[1]) / (now_s - last[0])
+        wrap_j, steps_j = self._counter.wrap_j(), {rail: now - last[1][rail] for rail, now in energy_j.items()}
+        total_j = sum(step + wrap_j.get(rail, 0.0) if step < 0 else step for rail, step in steps_j.items())
+        return total_j / (now_s - last[0])
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ other is an average over one second since Ampere (except GA100), which hides pea
 import importlib
 import os
 import queue
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from metas_peft.core.errors import MeterPermissionError, MeterUnavailableError
-from metas_peft.core.units import J_PER_MJ, W_PER_MW
+from metas_peft.core.units import J_PER_MJ, J_PER_UJ, W_PER_MW
 from metas_peft.devices.meters.base import CounterPower, EnergyCounter, PowerSampler
 from metas_peft.devices.nvidia import VISIBLE
 
@@ -163,18 +164,39 @@ class AmdPower(_BoardPower):
     vendor, library = "AMD", "AMD SMI"
 
 
+@dataclass(frozen=True)
+class _Zone:
+    """A power zone: how its energy is read, in J, and where its counter starts again at zero."""
+
+    read_j: Callable[[], float]
+    wrap_j: float | None = None
+
+    @classmethod
+    def of_file(cls, zone: Any) -> "_Zone":
+        """A zone by Zeus' handle on its files.
+
+        The file is read here: Zeus notices a wrap-around in a process of its own, up to a second late, and gives less
+        than before until then.
+        """
+        path = Path(zone.energy_uj_path)
+        return cls(lambda: float(path.read_text()) * J_PER_UJ, zone.max_energy_range_uj * J_PER_UJ)
+
+
 class RaplCounter(EnergyCounter):
     """Energy of all processor packages, and of their memory where the processor counts it (Intel servers).
 
-    Every process on the machine is in it. Zeus follows the wrap-around of the counters.
+    Every process on the machine is in it.
+
+    Args:
+        zones: Rail -> its zone.
     """
 
     boundary = "CPU packages (DRAM where counted), all processes"
     update_period_s = RAPL_PERIOD_S
     name = "RAPL"
 
-    def __init__(self, cpus: Any) -> None:
-        self._cpus = cpus
+    def __init__(self, zones: Mapping[str, _Zone]) -> None:
+        self._zones = zones
 
     @classmethod
     def open(cls) -> "RaplCounter":
@@ -193,22 +215,41 @@ class RaplCounter(EnergyCounter):
             cpus = answered(cls.name, module.get_cpus)
         except MeterPermissionError as error:
             raise MeterPermissionError(f"RAPL: only root may read the counters. Run: {RAPL_COMMAND}") from error
-        if len(cpus) == 0:
+        zones: dict[str, _Zone] = {}
+        for position, cpu in enumerate(cpus.cpus):
+            # Zeus takes every zone for a package. `psys` of laptops is the whole platform, packages included.
+            folder = Path(cpus.rapl_dir) / f"intel-rapl:{cpu.cpu_index}"
+            if answered(cls.name, (folder / "name").read_text).startswith("package"):
+                zones |= _zones(cpus, position, cpu)
+        if not zones:
             raise MeterUnavailableError("RAPL: no package among the power zones of this machine.")
-        counter = cls(cpus)
+        counter = cls(zones)
         counter.read_j()
         return counter
 
     def read_j(self) -> Mapping[str, float]:
         """Energy by package and by its memory in J."""
-        rails: dict[str, float] = {}
-        for index in range(len(self._cpus)):
-            answer = answered(self.name, self._cpus.get_total_energy_consumption, index)
-            rails[f"package{index}"] = answer.cpu_mj * J_PER_MJ
-            if answer.dram_mj is not None:
-                rails[f"dram{index}"] = answer.dram_mj * J_PER_MJ
-        return rails
+        return {rail: answered(self.name, zone.read_j) for rail, zone in self._zones.items()}
+
+    def wrap_j(self) -> Mapping[str, float]:
+        """Ranges of the counters in J."""
+        return {rail: zone.wrap_j for rail, zone in self._zones.items() if zone.wrap_j is not None}
 
     def power(self) -> PowerSampler:
         """Power from the counter's own steps."""
         return CounterPower(self, RAPL_POWER_PERIOD_S)
+
+
+def _zones(cpus: Any, position: int, cpu: Any) -> dict[str, _Zone]:
+    """Zones of one package by rail."""
+    package, memory = f"package{position}", f"dram{position}"
+    files = getattr(cpu, "rapl_file", None)
+    if files is not None:
+        return {package: _Zone.of_file(files)} | ({memory: _Zone.of_file(cpu.dram)} if cpu.dram is not None else {})
+
+    # Zeus' daemon reads on behalf of users without permission, and follows the wrap-around itself.
+    def ask(part: str) -> float:
+        return getattr(cpus.get_total_energy_consumption(position), part) * J_PER_MJ
+
+    found = {package: _Zone(lambda: ask("cpu_mj"))}
+    return found | ({memory: _Zone(lambda: ask("dram_mj"))} if cpu.supports_get_dram_energy_consumption() else {})
