@@ -60,11 +60,15 @@ def test_power_is_bus_voltage_times_shunt_current(shunt, bus, shunt_ohm, watts):
     assert sampler.read_w() == pytest.approx(watts)
 
 
-def test_chip_is_set_to_average_128_conversions():
+def test_chip_averages_the_current_and_hardly_ever_looks_away():
     bus = FakeBus()
     sampler = Ina219Power.on(bus, 1, 0x40, 0.1)
-    assert bus.registers[0] == 0b0_0_1_11_1111_1111_111
-    assert sampler.averaging_s == pytest.approx(128 * 532e-6, rel=0.001)
+    conversions = {0b0011: 1, 0b1111: 128}
+    assert bus.registers[0] & 0b1_1_1_11_0000_0000_111 == 0b0_0_1_11_0000_0000_111
+    for_voltage, for_current = conversions[bus.registers[0] >> 7 & 15], conversions[bus.registers[0] >> 3 & 15]
+    assert sampler.averaging_s == pytest.approx(for_current * 532e-6, rel=0.001)
+    # The chip does the one after the other: its cycle is no longer than the time between two values.
+    assert (for_voltage + for_current) * 532e-6 == pytest.approx(sampler.update_period_s, rel=0.01)
     assert sampler.min_window_s > 20 * sampler.averaging_s
 
 

@@ -2,7 +2,8 @@
 
 Bus voltage is register 2, bits 15 to 3, 4 mV each; shunt voltage is register 1, signed, 10 uV each. Power is their
 product by the shunt's resistance, computed here: the chip's own power register adds rounding of its own. It is set to
-average 128 conversions (68 ms), so that fast passes do not fall between two looks.
+average 128 conversions of the current (68 ms), so that fast passes do not fall between two looks, and to convert the
+voltage once between them: the chip does the one after the other, and is blind to the current meanwhile.
 
 Bus, address and shunt are the user's to say: `--power ina219 --meter-option ina219.shunt_ohm=0.01` and the like.
 
@@ -20,10 +21,10 @@ INSTALL = 'pip install "metas-peft[ina219]"'
 ENABLE = "sudo raspi-config nonint do_i2c 0 (or load the module i2c-dev)"
 PERMIT = 'sudo usermod -aG i2c "$USER", then log in again'
 PERIOD_S = 0.069
-AVERAGING_S = 0.0681  # 128 conversions of 532 us
+AVERAGING_S = 0.0681  # 128 conversions of 532 us; one more for the voltage makes 68.6 ms
 CONFIG, SHUNT, BUS = 0x00, 0x01, 0x02
-# 32 V range, shunt range 320 mV, 128 averages of 12 bits for both voltages, continuous.
-SETTINGS = 0x3FFF
+# 32 V range, shunt range 320 mV, one conversion of 12 bits for the bus, 128 averaged for the shunt, continuous.
+SETTINGS = 0x39FF
 SHUNT_STEP_V = 10e-6
 BUS_STEP_V = 4e-3
 SHUNT_LIMIT = 32_000  # steps: the end of the 320 mV range
