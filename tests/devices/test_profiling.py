@@ -11,7 +11,7 @@ from metas_peft.core.workload import Workload
 from metas_peft.costs import MINILM
 from metas_peft.devices import Device, Purpose, Specimen, open_device, profiling
 from metas_peft.devices.configurations import draw_configurations
-from metas_peft.devices.profiling import profile
+from metas_peft.devices.profiling import describe_machine, profile
 
 WORKLOAD = Workload(seq_len=32)
 
@@ -146,11 +146,21 @@ class Here(Interrupted):
         ]
 
 
+def test_board_of_this_computer_is_not_another_one(tmp_path, specimens, monkeypatch):
+    store, device = RecordStore(tmp_path), Here("NVML energy counter, board 0")
+    device.spec = dataclasses.replace(device.spec, runtime="pytorch_cuda")
+    for board, measured in (("A100 GPU-1", 3), ("A100 GPU-1", 0), ("H200 GPU-2", 3)):
+        monkeypatch.setattr(profiling, "describe_board", lambda board=board: board)
+        assert profile(device, specimens[:3], WORKLOAD, store).measured == measured
+    assert {row["machine"].rpartition(", ")[2] for row in store.read().rows()} == {"A100 GPU-1", "H200 GPU-2"}
+    assert "GPU" not in describe_machine("pytorch_cpu")
+
+
 def test_this_computer_is_not_another_one_and_a_meter_no_model(tmp_path, specimens, monkeypatch):
     store = RecordStore(tmp_path)
     assert profile(Here(), specimens[:3], WORKLOAD, store).measured == 3
     assert profile(Here(), specimens[:3], WORKLOAD, store).found == 3
     assert profile(Here("RAPL"), specimens[:3], WORKLOAD, store).measured == 3
     assert profile(Here("RAPL"), specimens[:3], WORKLOAD, store).found == 3
-    monkeypatch.setattr(profiling, "describe_machine", lambda: "another machine")
+    monkeypatch.setattr(profiling, "describe_machine", lambda runtime: "another machine")
     assert profile(Here("RAPL"), specimens[:3], WORKLOAD, store).measured == 3

@@ -56,6 +56,16 @@ def torch_board() -> str | None:
     return text if text.startswith(UUID_PREFIX) else UUID_PREFIX + text
 
 
+def describe_board() -> str | None:
+    """Name and identifier of the first board that torch sees, of any maker; None where it sees none."""
+    try:
+        torch: Any = importlib.import_module("torch")
+        name = str(torch.cuda.get_device_name(0)) if torch.cuda.is_available() else None
+    except (ImportError, AssertionError, RuntimeError):
+        return None
+    return name and " ".join(part for part in (name, torch_board()) if part)
+
+
 def _whole(nvml: Any, start: str) -> str:
     """The identifier that begins so; CUDA lets it be cut short."""
     for index in range(nvml.nvmlDeviceGetCount()):

@@ -22,6 +22,8 @@ from metas_peft.core.workload import Workload
 from metas_peft.devices.base import Device, Purpose, Specimen, make_record, stacked_papers
 from metas_peft.devices.host import describe_host
 from metas_peft.devices.local import LOCAL
+from metas_peft.devices.meters.registry import CUDA, ROCM
+from metas_peft.devices.nvidia import describe_board
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ def profile(
     spec = device.spec_for(workload)
     names = LOCAL_IDENTITY if spec.device_id == LOCAL else IDENTITY
     done = {_identity(row, names) for row in known if row.get("is_valid") is not False}
-    extra = {"label": label, "machine": describe_machine(), "software": describe_software()}
+    extra = {"label": label, "machine": describe_machine(spec.runtime), "software": describe_software()}
 
     def identity(specimen: Specimen) -> tuple[Any, ...]:
         own: dict[str, Any] = dataclasses.asdict(workload) | {
@@ -103,10 +105,15 @@ def profile(
     return Profiled(len(missing) - len(failed), found, failed)
 
 
-def describe_machine() -> str:
-    """The computer that does the measuring, for records."""
+def describe_machine(runtime: str = "") -> str:
+    """The computer that does the measuring, for records; with its board, where passes of the runtime run on one.
+
+    Without the board, records of another one in the same computer would pass for its own.
+    """
     host = describe_host()
-    return f"{host.model_name}, {host.processors} processors, {platform.system()} {platform.machine()}"
+    board = describe_board() if runtime in (CUDA, ROCM) else None
+    parts = [host.model_name, f"{host.processors} processors", f"{platform.system()} {platform.machine()}", board]
+    return ", ".join(part for part in parts if part)
 
 
 def describe_software() -> str:
