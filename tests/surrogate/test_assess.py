@@ -1,10 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from metas_peft.core.cost import Cost
 from metas_peft.core.errors import InvalidRecordError
 from metas_peft.core.records import ProfileRecord
-from metas_peft.surrogate import MetaTrained, percent_errors, summarise
+from metas_peft.surrogate import MetaTrained, percent_errors, summarise, train
 from metas_peft.surrogate.assess import draw_samples, mean_error
 from metas_peft.surrogate.features import Table
 from metas_peft.surrogate.rivals import Constant, LogAffine, pool_fits
@@ -41,6 +44,19 @@ def test_draws_keep_samples_and_tests_apart_and_within_a_setting(pool_records: l
 def test_draws_are_none_when_no_setting_is_large_enough(pool_records: list[ProfileRecord]) -> None:
     table = Table.of(pool_records[:5], InvalidRecordError)
     assert draw_samples(table, "setting", 5, 3, np.random.default_rng(0)) == []
+
+
+def test_pool_may_hold_a_device_that_lacks_a_metric_everywhere_or_in_some_rows(
+    pool_records: list[ProfileRecord],
+) -> None:
+    def less(number: int, r: ProfileRecord) -> ProfileRecord:
+        lacks_it = r.device == "pi" or (r.device == "desk" and number % 3)
+        return dataclasses.replace(r, cost=Cost(None, r.cost.latency_ms, r.cost.peak_power_w)) if lacks_it else r
+
+    records = [less(number, r) for number, r in enumerate(pool_records)]
+    found = train(records, seed=0, kinds=("roofline",), draws=8).errors["device"]
+    assert set(found["pi"]["roofline"]) == {"latency", "power"}
+    assert set(found["desk"]["roofline"]) == {"energy", "latency", "power"}
 
 
 def test_every_pool_device_is_held_out_with_every_method(trained: MetaTrained) -> None:

@@ -52,6 +52,17 @@ def test_a_metric_that_a_device_lacks_is_left_out_of_its_errors(pool_records: li
     assert set(found["desk"]["metas"]) == {"energy", "latency", "power"}
 
 
+def test_peak_power_alone_is_not_held_against_an_energy_that_nobody_measured(pool_records: list[ProfileRecord]) -> None:
+    def without_energy(r: ProfileRecord) -> ProfileRecord:
+        less = dataclasses.replace(r, cost=Cost(None, r.cost.latency_ms, r.cost.peak_power_w))
+        return less if r.device == "pi" else r
+
+    whole = evaluate(pool_records, draws=4, methods=QUICK)["devices"]["pi"]["metas"]
+    found = evaluate([without_energy(r) for r in pool_records], draws=4, methods=QUICK)["devices"]["pi"]["metas"]
+    assert set(found) == {"latency", "power"}
+    assert found["power"]["mape"] < 2 * whole["power"]["mape"] + 5
+
+
 def test_draws_are_decided_by_the_seed(pool_records: list[ProfileRecord]) -> None:
     first, again, other = (evaluate(pool_records, draws=2, seed=s, methods=("constant",)) for s in (1, 1, 2))
     assert first["devices"] == again["devices"]

@@ -11,7 +11,8 @@ import torch
 
 from metas_peft.core.cost import METRIC_NAMES, METRICS
 from metas_peft.core.device import DeviceSpec
-from metas_peft.surrogate.calibrate import fit_scale_shift
+from metas_peft.core.units import S_PER_MS
+from metas_peft.surrogate.calibrate import MIN_RECORDS, fit_scale_shift
 from metas_peft.surrogate.features import Table
 from metas_peft.surrogate.kinds import Predictor, PredictorKind
 from metas_peft.surrogate.physics import project
@@ -113,13 +114,16 @@ def assess(
     found: dict[str, dict[str, Errors]] = {}
     for device in table.present():
         name = table.devices[device]
-        own, rest, spec = table.take(table.device == device), table.without(name), specs.get(name)
+        own, rest, spec = table.take(table.device == device), filled(table.without(name)), specs.get(name)
         fitted = kinds(name)
         roofline = next(k for k in fitted if isinstance(k, RooflineKind))
         pool = pool_fits(roofline, rest)
         errors: dict[str, list[np.ndarray]] = {method: [] for method in (*(k.name for k in fitted), *RIVALS)}
-        for chosen, tested in draw_samples(own, scope, samples, draws, np.random.default_rng([seed, device])):
-            context, columns = own.take(chosen), torch.from_numpy(own.features[tested])
+        whole = filled(own)
+        for chosen, tested in draw_samples(whole, scope, samples, draws, np.random.default_rng([seed, device])):
+            context, columns = whole.take(chosen), torch.from_numpy(own.features[tested])
+            if (np.isfinite(context.costs).sum(0) < MIN_RECORDS).any():
+                continue  # some rows of this device lack a metric, and these carry no calibration
             predictors = {k.name: calibrated(k, context, spec) for k in fitted}
             predictors |= {r: rival(r, context, pool) for r in RIVALS}
             with torch.no_grad():
@@ -148,6 +152,26 @@ def assess_zero_shot(
                 for kind in kinds(name)
             }
     return found
+
+
+def filled(table: Table) -> Table:
+    """Rows with something in the place of each metric that a device never measured, so that the others can be fitted.
+
+    Errors of what is filled in are not told. Energy is half of what the peak power would draw, where that is known,
+    which no physics of prediction contradicts; else a copy of latency.
+    """
+    energy, latency, power = range(len(METRICS))
+    costs = table.costs.copy()
+    for device in table.present():
+        rows = np.flatnonzero(table.device == device)
+        known = np.isfinite(costs[rows]).any(0)
+        if not known[energy]:
+            costs[rows, energy] = costs[rows, latency]
+            if known[power]:
+                costs[rows, energy] *= S_PER_MS * costs[rows, power] / 2
+        if not known[power]:
+            costs[rows, power] = costs[rows, latency]
+    return Table(table.devices, table.device, table.setting, table.features, costs)
 
 
 def mean_error(errors: Mapping[str, Mapping[str, Errors]], method: str) -> float:

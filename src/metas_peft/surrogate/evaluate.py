@@ -11,7 +11,7 @@ from metas_peft.core.cost import METRIC_NAMES, METRICS
 from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import CalibrationError, InvalidRecordError, UnknownNameError, nearest
 from metas_peft.core.records import ProfileRecord
-from metas_peft.surrogate.assess import RIVALS, Errors, calibrated, draw_samples, percent_errors, summarise
+from metas_peft.surrogate.assess import RIVALS, Errors, calibrated, draw_samples, filled, percent_errors, summarise
 from metas_peft.surrogate.features import Table, usable
 from metas_peft.surrogate.kinds import Predictor, PredictorKind
 from metas_peft.surrogate.meta import MIN_DEVICES, meta_train
@@ -127,13 +127,12 @@ def _device(
     measured = np.isfinite(np.atleast_2d(own.costs)).sum(axis=0) > 0
     if not measured[1]:
         raise CalibrationError("latency was never measured on this device. Measure it.")
-    # A metric that nobody measured here is carried along as a copy of latency, and its errors are not told.
-    filled = Table(own.devices, own.device, own.setting, own.features, np.where(measured, own.costs, own.costs[:, 1:2]))
+    whole = filled(own)
     roofline = next(k for k in kinds if isinstance(k, RooflineKind))
-    pool = pool_fits(roofline, _filled(rest)) if "log_affine" in methods else []
+    pool = pool_fits(roofline, filled(rest)) if "log_affine" in methods else []
     errors: dict[str, list[np.ndarray]] = {method: [] for method in methods}
-    for chosen, tested in draw_samples(filled, "device", samples, draws, np.random.default_rng(seed)):
-        context, columns = filled.take(chosen), torch.from_numpy(own.features[tested])
+    for chosen, tested in draw_samples(whole, "device", samples, draws, np.random.default_rng(seed)):
+        context, columns = whole.take(chosen), torch.from_numpy(own.features[tested])
         predictors: dict[str, Predictor] = {k.name: calibrated(k, context, spec) for k in kinds if k.name in methods}
         predictors |= {r: rival(r, context, pool) for r in RIVALS if r in methods}
         truth = np.where(measured, own.costs[tested], np.nan)
@@ -145,17 +144,6 @@ def _device(
             f"{len(own)} usable records are too few: {samples} calibrate, at least one more is tested. Measure more."
         )
     return {method: summarise(np.concatenate(e)) for method, e in errors.items() if e}
-
-
-def _filled(table: Table) -> Table:
-    """Rows with every metric, latency standing in for what a device never measured."""
-    costs = table.costs.copy()
-    for device in table.present():
-        rows = table.device == device
-        for metric in range(costs.shape[1]):
-            if not np.isfinite(costs[rows, metric]).any():
-                costs[rows, metric] = costs[rows, 1]
-    return Table(table.devices, table.device, table.setting, table.features, costs)
 
 
 def noise_floor(records: Sequence[ProfileRecord]) -> dict[str, dict[str, float]]:
