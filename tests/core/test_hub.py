@@ -10,8 +10,9 @@ from metas_peft.core import hub
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
-    for name in ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy", "HF_ENDPOINT"):
+    for name in ("HF_HUB_OFFLINE", "HF_ENDPOINT", *(f"{n}_PROXY" for n in ("HTTPS", "HTTP", "ALL", "NO"))):
         monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
     hub.hub_is_reachable.cache_clear()
     yield
     hub.hub_is_reachable.cache_clear()
@@ -28,6 +29,17 @@ def test_closed_port_is_not(monkeypatch):
         port = server.getsockname()[1]
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
     assert not hub.hub_is_reachable()
+
+
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_proxy_stands_in_for_the_hub_with_and_without_a_scheme(monkeypatch, scheme):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HTTPS_PROXY", f"{scheme}127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")
+        assert hub.hub_is_reachable()
+        hub.hub_is_reachable.cache_clear()
+        monkeypatch.setenv("NO_PROXY", "hub.invalid")
+        assert not hub.hub_is_reachable()
 
 
 @pytest.mark.parametrize("value", ["1", "true", "YES", "on"])
