@@ -210,6 +210,13 @@ def test_same_configuration_measured_twice_is_no_repetition(tmp_path):
     assert len(store.read()) == 2
 
 
+def test_rows_without_counts_are_records_all_the_same(tmp_path):
+    whole = record().as_row() | {"act_bytes": None}
+    del whole["n_layers"], whole["trials"]
+    (found,) = write(tmp_path / "one.parquet", [whole]).read().profile_records()
+    assert (found.n_layers, found.paper.act_bytes) == (0, 0.0)
+
+
 def test_long_lists_of_problems_are_cut(tmp_path):
     store = write(tmp_path / "one.parquet", [row(latency_ms=-1.0 - i) for i in range(50)])
     with pytest.raises(InvalidRecordError, match="and 47 more"):

@@ -110,6 +110,7 @@ def test_users_own_file_is_a_device(tmp_path, round_device_text):
         ("cap_w: [1000, vendor]", "cap_w: [2.5, vendor]", "not below power.cap_w"),
         ("kind: gpu", "kind: gpu\nkind: cpu", "line 5, column 1: key 'kind' appears twice"),
         ("kind: gpu", "kind: [gpu", "line"),
+        ("style: fused", "style: fused\n    stored_bits: {q4: 4.5}", "expected a number of bits as the key"),
     ],
 )
 def test_device_file_error_says_what_is_wrong(tmp_path, round_device_text, old, new, message):
@@ -117,6 +118,14 @@ def test_device_file_error_says_what_is_wrong(tmp_path, round_device_text, old, 
     path = tmp_path / "mine.yaml"
     path.write_text(round_device_text.replace(old, new, 1))
     with pytest.raises(DeviceFileError, match=message):
+        load_entry(path)
+
+
+@pytest.mark.parametrize("bytes_", ["name: Téléphone".encode("latin-1"), b"name: a\x07b"])
+def test_device_file_that_is_no_plain_text_is_said(tmp_path, bytes_):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(bytes_)
+    with pytest.raises(DeviceFileError, match=r"mine.yaml is no plain text in UTF-8"):
         load_entry(path)
 
 

@@ -246,6 +246,30 @@ def test_same_file_imported_by_two_processes_at_once_is_there_once(tmp_path, sto
     assert len(store.read()) == 2
 
 
+def test_file_that_has_grown_by_rows_and_a_column_adds_its_new_rows(tmp_path, store):
+    import_file(write(tmp_path, HEAD + "a,1,5,10,20\nb,1,6,10,20\n", "f.csv"), store, ImportRules())
+    grown = HEAD.replace("\n", ",note\n") + "a,1,5,10,20,\nb,1,6,10,20,\nc,1,7,10,20,warm\n"
+    import_file(write(tmp_path, grown, "f.csv"), store, ImportRules(), skip_invalid=True)
+    found = sorted((r["device"], r.get("note")) for r in store.read().rows())
+    assert found == [("a", None), ("b", None), ("c", "warm")]
+
+
+def test_unit_that_is_given_twice_is_refused(tmp_path, store):
+    file = write(tmp_path, HEAD.replace("latency_ms", "t") + "a,1,5,10,20\n", "f.csv")
+    rules = ImportRules(names={"t": "latency_ms"}, units={"t": "s", "latency": "s"})
+    with pytest.raises(UsageError, match="--unit t and --unit latency both give latency_ms a unit"):
+        import_file(file, store, rules)
+
+
+def test_text_of_another_encoding_is_refused(tmp_path, store):
+    file = tmp_path / "f.csv"
+    file.write_bytes((HEAD + "Téléphone,1,5,10,20\n").encode("cp1252"))
+    with pytest.raises(InvalidRecordError, match="the column device is no text in UTF-8"):
+        import_file(file, store, ImportRules())
+    with pytest.raises(InvalidRecordError, match=r"The sheet .*f\.csv is no text in UTF-8"):
+        read_configurations(file)
+
+
 @pytest.mark.parametrize("constants", [{"origin_energy": "measured", "origin_latency": "measured"}, {"machine": "x"}])
 def test_rules_never_make_a_number_measured(tmp_path, store, constants):
     import_file(write(tmp_path, HEAD + "a,1,5,10,20\n", "f.csv"), store, ImportRules())

@@ -140,7 +140,11 @@ class Here(Interrupted):
         origin = Origin.MEASURED if self.meters else Origin.MODELLED
         return [
             dataclasses.replace(
-                r, device="local", meter="".join(self.meters) or "a model", origin=Cost(origin, Origin.MEASURED, origin)
+                r,
+                device="local",
+                runtime=self.spec.runtime,
+                meter="".join(self.meters) or "a model",
+                origin=Cost(origin, Origin.MEASURED, origin),
             )
             for r in records
         ]

@@ -17,6 +17,7 @@ and is told how many. Null means not measured. Columns that this version does no
 # (pyarrow comes without types.)
 
 import datetime
+import hashlib
 import logging
 import os
 import secrets
@@ -188,11 +189,15 @@ class RecordStore:
 
 def repeated(earlier: "pa.Table", table: "pa.Table") -> set[int]:
     """Rows of a normalised table that an earlier one has, the same in every column of the table."""
+    # What the earlier one has no column for is null there: rows that leave it empty are the same.
     shared = [name for name in table.column_names if name in earlier.column_names]
-    if len(shared) < len(table.column_names):
-        return set()
-    both = _joined([earlier.select(shared), table.select(shared)], [Path("records"), Path("records")])
+    both = _joined([earlier.select(shared), table], [Path("records"), Path("records")])
     return {row - len(earlier) for row, first in duplicates(both).items() if row >= len(earlier) > first}
+
+
+def digest_of(table: "pa.Table") -> str:
+    """A name for these very rows."""
+    return hashlib.sha256(repr(table.to_pylist()).encode()).hexdigest()[:24]
 
 
 def check_table(
@@ -297,6 +302,7 @@ def _completed(row: dict[str, Any]) -> dict[str, Any]:
     defaults = {
         "context_len": 0, "adapter": "merged", "device_class": "", "runtime": "", "meter": "", "source": "",
         "n_repeats": 1, "is_valid": True, "why_invalid": "", "subnet_key": "", "power_mode": "", "anchor_key": "",
+        "n_layers": 0, **dict.fromkeys(PAPER_COSTS, 0.0),
     }  # fmt: skip
     full = dict(row)
     for name, value in defaults.items():

@@ -8,7 +8,6 @@ What somebody else's meter read is `imported`, whatever the file calls it; what 
 stays that. Only a part file of this project keeps `measured`.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from metas_peft.core.columns import COLUMNS, Kind
 from metas_peft.core.cost import METRIC_NAMES, Origin
 from metas_peft.core.errors import InvalidRecordError, UsageError, nearest
-from metas_peft.core.store import Records, RecordStore, check_table, repeated, schema_version
+from metas_peft.core.store import Records, RecordStore, check_table, digest_of, repeated, schema_version
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -108,8 +107,7 @@ def import_files(
     for one in found:
         if len(one.records):
             # Two processes that import the same rows at once write the same part.
-            digest = hashlib.sha256(repr(one.records.rows()).encode()).hexdigest()[:24]
-            store.append_table(one.records.table, f"import-{digest}")
+            store.append_table(one.records.table, f"import-{digest_of(one.records.table)}")
     return found
 
 
@@ -168,7 +166,11 @@ def _read(path: Path) -> "pa.Table":
             strings = pyarrow.csv.ConvertOptions(
                 strings_can_be_null=True, null_values=["", "NA", "N/A", "null", "None"]
             )
-            return pyarrow.csv.read_csv(path, parse_options=options, convert_options=strings)
+            table = pyarrow.csv.read_csv(path, parse_options=options, convert_options=strings)
+            odd = [field.name for field in table.schema if pa.types.is_binary(field.type)]
+            if odd:
+                raise ValueError(f"the column {odd[0]} is no text in UTF-8")
+            return table
         if suffix in (".jsonl", ".ndjson", ".json"):
             if path.read_text(encoding="utf-8").lstrip().startswith("["):
                 rows = json.loads(path.read_text(encoding="utf-8"))
@@ -208,8 +210,12 @@ def _renamed(table: "pa.Table", rules: ImportRules, path: Path) -> "pa.Table":
 def _in_our_units(table: "pa.Table", rules: ImportRules, path: Path) -> "pa.Table":
     import pyarrow as pa
 
+    scaled_by: dict[str, str] = {}
     for name, unit in rules.units.items():
         column = _ours(rules.names.get(name, name))
+        if column in scaled_by:
+            raise UsageError(f"--unit {scaled_by[column]} and --unit {name} both give {column} a unit. Give it one.")
+        scaled_by[column] = name
         if unit not in UNITS:
             raise UsageError(f"--unit {name}={unit}: unknown unit; {nearest(unit, UNITS)}")
         wanted = _dimension(column)

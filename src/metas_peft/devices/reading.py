@@ -41,6 +41,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = error.problem_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise DeviceFileError(f"{path}{place}: {error.problem}. Mend the YAML there.") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DeviceFileError(
+            f"{path} is no plain text in UTF-8 ({' '.join(str(error).split())}). Save it as such."
+        ) from error
     if not isinstance(data, dict):
         raise DeviceFileError(f"{path} holds {type(data).__name__}, a mapping of keys was expected.")
     return cast("dict[str, Any]", data)

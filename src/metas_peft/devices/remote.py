@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metas_peft.core.errors import InvalidRecordError, MeasurementError
-from metas_peft.core.store import RecordStore
+from metas_peft.core.store import RecordStore, digest_of
 from metas_peft.devices.local import LOCAL
 
 if TYPE_CHECKING:
@@ -109,5 +109,6 @@ def _add(table: "pa.Table", store: RecordStore, name: str) -> int:
     known = store.already_there(named)
     fresh = named.take(pa.array([row for row in range(len(named)) if row not in known], pa.int64()))
     if len(fresh):
-        store.append_table(fresh)
+        # Two processes that bring the same rows home at once write the same part.
+        store.append_table(fresh, f"ssh-{digest_of(fresh)}")
     return len(fresh)

@@ -60,6 +60,8 @@ def read_configurations(path: Path) -> list[Subnet]:
             rows = list(csv.DictReader(file))
     except OSError as error:
         raise InvalidRecordError(f"Cannot read the sheet {path}: {error.strerror}. Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRecordError(f"The sheet {path} is no text in UTF-8 ({error}). Save it as such.") from error
     try:
         return [Subnet.prefix(*([int(n) for n in row[column].split()] for column in (HEADS, BLOCKS))) for row in rows]
     except (KeyError, ValueError, AttributeError) as error:
