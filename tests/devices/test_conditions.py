@@ -51,10 +51,13 @@ def test_clock_mode_load_and_throttle_count(tmp_path):
     assert state.is_throttling is None
 
 
-@pytest.mark.parametrize(("flags", "now"), [("0x50000", False), ("0x50005", True), ("4", True), ("0", False)])
-def test_raspberry_pi_says_whether_it_throttles_now(tmp_path, flags, now):
+@pytest.mark.parametrize(
+    ("flags", "now", "ever"), [("0x50000", False, 2), ("0x50005", True, 2), ("4", True, 0), ("0", False, 0)]
+)
+def test_raspberry_pi_says_whether_it_throttles_now_and_did_since_it_started(tmp_path, flags, now, ever):
     put(tmp_path, "sys/devices/platform/soc/soc:firmware/get_throttled", flags)
-    assert HostProbe(tmp_path).read().is_throttling is now
+    state = HostProbe(tmp_path).read()
+    assert (state.is_throttling, state.throttle_events) == (now, ever)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,8 @@ def test_raspberry_pi_says_whether_it_throttles_now(tmp_path, flags, now):
         (State(throttle_events=5), State(throttle_events=5), False),
         (State(throttle_events=5), State(throttle_events=6), True),
         (State(is_throttling=False), State(is_throttling=True), True),
-        (State(is_throttling=False), State(is_throttling=False), False),
+        (State(is_throttling=False), State(is_throttling=False), None),
+        (State(is_throttling=False, throttle_events=1), State(is_throttling=False, throttle_events=1), False),
         (State(throttle_events=5), State(), None),
     ],
 )
@@ -91,10 +95,10 @@ def driver(reasons=0, **gone):
         "nvmlDeviceGetPerformanceState": 2,
         "nvmlDeviceGetTemperature": 71,
         "nvmlDeviceGetClockInfo": 1410,
+        "nvmlDeviceGetViolationStatus": types.SimpleNamespace(referenceTime=10**9, violationTime=4_000_000),
     } | gone
-    return types.SimpleNamespace(
-        NVMLError=NVMLError, NVML_TEMPERATURE_GPU=0, NVML_CLOCK_SM=1, **{name: answer(v) for name, v in answers.items()}
-    )
+    names = {"NVML_TEMPERATURE_GPU": 0, "NVML_CLOCK_SM": 1, "NVML_PERF_POLICY_POWER": 0, "NVML_PERF_POLICY_THERMAL": 1}
+    return types.SimpleNamespace(NVMLError=NVMLError, **names, **{name: answer(v) for name, v in answers.items()})
 
 
 @pytest.mark.parametrize(
@@ -177,8 +181,19 @@ def test_torch_names_its_board_as_the_driver_does(monkeypatch):
 
 
 def test_board_that_does_not_tell_is_not_guessed():
-    state = NvidiaProbe(driver(None, nvmlDeviceGetTemperature=None, nvmlDeviceGetEnforcedPowerLimit=None), 0).read()
+    absent = ("nvmlDeviceGetTemperature", "nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetViolationStatus")
+    state = NvidiaProbe(driver(None, **dict.fromkeys(absent)), 0).read()
     assert (state.temperature_c, state.is_throttling, state.power_mode) == (None, None, "P2")
+    assert state.throttle_events is None
+
+
+def test_board_that_was_held_back_during_passes_alone_was_throttled():
+    before = NvidiaProbe(driver(), object()).read()
+    held = types.SimpleNamespace(referenceTime=2 * 10**9, violationTime=5_000_000)
+    after = NvidiaProbe(driver(nvmlDeviceGetViolationStatus=held), object()).read()
+    assert (before.is_throttling, after.is_throttling) == (False, False)
+    assert between(before, after).is_throttled is True
+    assert between(before, before).is_throttled is False
 
 
 def test_probe_of_a_board_that_is_not_there_is_that_of_the_processor():

@@ -33,9 +33,10 @@ class Conditions:
     Attributes:
         temperature_before_c: Temperature of the chip before the first pass.
         temperature_after_c: Temperature after the last one.
-        clock_mhz: Clock during the passes.
+        clock_mhz: Mean of the clocks just before the first pass and just after the last.
         power_mode: Governor, power profile or limit in force.
-        is_throttled: Whether the device slowed itself down to stay cool or within its power.
+        is_throttled: Whether the device slowed itself down to stay cool or within its power, by what it counts; a look
+            at the moment, which is never during a pass, can say yes alone.
         load_average: Runnable processes on the machine, mean of a minute; the passes' own are among them.
         anchor_key: Configuration that ran along as a yardstick.
         anchor_ms: What the yardstick took meanwhile.

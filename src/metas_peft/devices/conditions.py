@@ -35,7 +35,7 @@ CHIP_SENSORS = (
     "CPU-therm",
 )
 # Raspberry Pi, bits of get_throttled: 0 to 3 are now, 16 to 19 since boot; voltage, clock cap, throttled, soft limit.
-PI_NOW = 0xF
+PI_NOW, PI_EVER = 0xF, 16
 # NVML: software power cap, hardware slowdown, software thermal, hardware thermal, power brake. An idle or
 # application-limited clock is none of them.
 NVML_THROTTLING = {0x4: "power cap", 0x8: "hardware slowdown", 0x20: "heat", 0x40: "heat", 0x80: "power brake"}
@@ -49,7 +49,7 @@ class State:
         temperature_c: Of the chip.
         clock_mhz: Mean over processors, or of the accelerator.
         power_mode: Governor, power profile, limit.
-        throttle_events: A count that rises when the machine throttles.
+        throttle_events: A count, or a time, that rises when the machine throttles.
         is_throttling: Whether it says that it throttles now.
         load_average: Runnable processes, mean of a minute.
     """
@@ -74,7 +74,8 @@ def between(before: State, after: State) -> Conditions:
     """Conditions of what was done between two states."""
     clocks = [s.clock_mhz for s in (before, after) if s.clock_mhz is not None]
     loads = [s.load_average for s in (before, after) if s.load_average is not None]
-    signs = [s.is_throttling for s in (before, after) if s.is_throttling is not None]
+    # Both looks are outside of the passes: only what is counted meanwhile can say no.
+    signs = [True for s in (before, after) if s.is_throttling]
     if before.throttle_events is not None and after.throttle_events is not None:
         signs.append(after.throttle_events > before.throttle_events)
     return Conditions(
@@ -118,7 +119,7 @@ class HostProbe(ConditionProbe):
             temperature_c=self._temperature_c(),
             clock_mhz=self._clock_mhz(),
             power_mode=self._power_mode(),
-            throttle_events=self._throttle_events(),
+            throttle_events=self._throttle_events() if throttled is None else (throttled >> PI_EVER).bit_count(),
             is_throttling=None if throttled is None else bool(throttled & PI_NOW),
             load_average=_first_number(self._text("proc/loadavg")),
         )
@@ -199,6 +200,8 @@ class NvidiaProbe(ConditionProbe):
         reasons = self._ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
         limit_mw = self._ask(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
         level = self._ask(nvml.nvmlDeviceGetPerformanceState, handle)
+        policies = (nvml.NVML_PERF_POLICY_POWER, nvml.NVML_PERF_POLICY_THERMAL)
+        held_back = [v for p in policies if (v := self._ask(nvml.nvmlDeviceGetViolationStatus, handle, p)) is not None]
         why = [] if reasons is None else sorted({t for bit, t in NVML_THROTTLING.items() if reasons & bit})
         mode = [
             "" if level is None else f"P{level}",
@@ -209,6 +212,7 @@ class NvidiaProbe(ConditionProbe):
             temperature_c=self._ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
             clock_mhz=self._ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
             power_mode=", ".join(part for part in mode if part),
+            throttle_events=sum(v.violationTime for v in held_back) if held_back else None,
             is_throttling=None if reasons is None else bool(why),
             load_average=self._host.read().load_average,
         )
