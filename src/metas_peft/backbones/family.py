@@ -87,6 +87,8 @@ class Family:
         positions: Relative positions that attention compares with; how many maps project them; in how many ways it
             compares.
         position_sites: Projections that relative positions go through, besides the tokens.
+        fills_cache: Whether keys and values come from maps of their own in every layer, and keys are rotated there by
+            halves and by nothing else, as Llama's are: what a skipped layer leaves in the cache can then be computed.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Family:
     cache: Callable[[Any], tuple[int, int] | None] = field(default=lambda model: None)
     positions: Callable[[Any], tuple[int, int, int]] = field(default=lambda model: (0, 0, 0))
     position_sites: Callable[[Any], tuple[str, ...]] = field(default=lambda model: ())
+    fills_cache: bool = False
 
 
 FAMILIES: Registry[Family] = Registry("backbone family")

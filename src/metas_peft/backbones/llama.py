@@ -51,7 +51,9 @@ def gated_ffn(*norms: str, block: str = "mlp") -> SubLayer:
     )
 
 
-def decoder(name: str, *model_types: str, attention: SubLayer, ffn: tuple[SubLayer, ...]) -> Family:
+def decoder(
+    name: str, *model_types: str, attention: SubLayer, ffn: tuple[SubLayer, ...], fills_cache: bool = False
+) -> Family:
     """A decoder whose layers are in `layers` and whose classification head is `score`."""
     return Family(
         name=name,
@@ -62,14 +64,15 @@ def decoder(name: str, *model_types: str, attention: SubLayer, ffn: tuple[SubLay
         head_modules=("score",),
         head_per_token=True,
         causal=True,
+        fills_cache=fills_cache,
     )
 
 
 ATTENTION, FFN = attention("input_layernorm"), gated_ffn("post_attention_layernorm")
 
-LLAMA = register(decoder("llama", "llama", attention=ATTENTION, ffn=(FFN,)))
-MISTRAL = register(decoder("mistral", "mistral", "ministral", attention=ATTENTION, ffn=(FFN,)))
-QWEN3 = register(decoder("qwen3", "qwen3", "qwen2", attention=ATTENTION, ffn=(FFN,)))
+LLAMA = register(decoder("llama", "llama", attention=ATTENTION, ffn=(FFN,), fills_cache=True))
+MISTRAL = register(decoder("mistral", "mistral", "ministral", attention=ATTENTION, ffn=(FFN,), fills_cache=True))
+QWEN3 = register(decoder("qwen3", "qwen3", "qwen2", attention=ATTENTION, ffn=(FFN,), fills_cache=True))
 GEMMA3 = register(
     decoder(
         "gemma3",
@@ -77,5 +80,6 @@ GEMMA3 = register(
         "gemma3_text",
         attention=attention("input_layernorm", "post_attention_layernorm"),
         ffn=(gated_ffn("pre_feedforward_layernorm", "post_feedforward_layernorm"),),
+        fills_cache=True,
     )
 )

@@ -72,7 +72,8 @@ def _borrow(model: Any) -> Family:
                 fitting.append((path, family))
     if len(fitting) == 1:
         kind = model.config.model_type
-        return dataclasses.replace(fitting[0][1], name=kind, model_types=(kind,))
+        # What the modules show is the same; how keys are rotated or clipped they do not show.
+        return dataclasses.replace(fitting[0][1], name=kind, model_types=(kind,), fills_cache=False)
     if len(fitting) > 1:
         raise _refusal(model, f"the tables of {', '.join(f.name for _, f in fitting)} all fit it")
     if leftovers:

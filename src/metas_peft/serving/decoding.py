@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from metas_peft.backbones.family import SubLayer, get, put
+from metas_peft.backbones.family import get, put
 from metas_peft.backbones.kv_cache import CACHE, cache_among
 from metas_peft.backbones.layout import Layout
 from metas_peft.backbones.llama import ATTENTION
@@ -101,12 +101,14 @@ class Switching:
                 f"A {type(base).__name__} generates no text. Decoding takes a causal language model."
             )
         layout = Layout(base)
-        if len(members) > 1 and any(not _is_fillable(table) for table in layout.family.attention):
+        if len(members) > 1 and not layout.family.fills_cache:
             raise UnsupportedBackboneError(
                 f"Members of the {layout.family.name} family cannot take turns in one cache: its keys and values do "
-                "not come from maps of their own. Name one member for the whole text."
+                "not come from maps of their own, or it is not known how it rotates them. Name one member for the "
+                "whole text."
             )
-        differing = [m.name for m in members if set(m.own) - set(largest.own)]
+        # Of the front's largest member: what two of them have of their own may bear the same names.
+        differing = [m.name for m in members if m.own] if len(members) > 1 else []
         if differing:
             raise UnsupportedBackboneError(
                 f"{', '.join(differing)} has weights of its own (refined apart from the front), with which the other "
@@ -162,11 +164,6 @@ def _contains(large: Subnet, small: Subnet) -> bool:
         and (not s.ffn or (a.ffn and a.ffn_blocks[: len(s.ffn_blocks)] == s.ffn_blocks))
         for a, s in zip(large.layers, small.layers, strict=True)
     )
-
-
-def _is_fillable(table: SubLayer) -> bool:
-    """Whether a family's attention is built as Llama's is."""
-    return table.block == ATTENTION.block and table.parts == ATTENTION.parts
 
 
 def _view(view: Any, largest: Subnet, member: Any, subnet: Subnet) -> Any:
