@@ -9,9 +9,10 @@ from metas_peft.core.errors import MeasurementError, MeterUnavailableError
 from metas_peft.core.store import RecordStore
 from metas_peft.core.workload import Workload
 from metas_peft.costs import MINILM
-from metas_peft.devices import Device, Purpose, Specimen, open_device, profiling
+from metas_peft.devices import Device, Purpose, Specimen, machine, open_device, profiling
 from metas_peft.devices.configurations import draw_configurations
-from metas_peft.devices.profiling import describe_machine, profile
+from metas_peft.devices.machine import describe_machine
+from metas_peft.devices.profiling import profile
 
 WORKLOAD = Workload(seq_len=32)
 
@@ -154,7 +155,7 @@ def test_board_of_this_computer_is_not_another_one(tmp_path, specimens, monkeypa
     store, device = RecordStore(tmp_path), Here("NVML energy counter, board 0")
     device.spec = dataclasses.replace(device.spec, runtime="pytorch_cuda")
     for board, measured in (("A100 GPU-1", 3), ("A100 GPU-1", 0), ("H200 GPU-2", 3)):
-        monkeypatch.setattr(profiling, "describe_board", lambda board=board: board)
+        monkeypatch.setattr(machine, "describe_board", lambda board=board: board)
         assert profile(device, specimens[:3], WORKLOAD, store).measured == measured
     assert {row["machine"].rpartition(", ")[2] for row in store.read().rows()} == {"A100 GPU-1", "H200 GPU-2"}
     assert "GPU" not in describe_machine("pytorch_cpu")

@@ -141,6 +141,11 @@ class Device(ABC):
             self._check(record)
         return records
 
+    @property
+    def identity(self) -> str:
+        """What tells this device from another of the same name: numbers of the two do not go together."""
+        return ""
+
     def spec_for(self, workload: Workload) -> DeviceSpec:
         """Facts of the device under a workload; they differ where the peak rate depends on the width of weights."""
         return self.spec

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import UnknownNameError, nearest
@@ -280,6 +281,13 @@ class DeviceEntry:
     variants: Mapping[str, Variant] = field(default_factory=dict[str, Variant])
     thermal: Thermal | None = None
     published: tuple[PublishedPoint, ...] = ()
+
+    def figures(self) -> dict[str, Any]:
+        """The numbers that passes are computed with, those of the runtime apart."""
+        names = ("rates", "bandwidth_gb_per_s", "size_gb", "pj_per_byte", "idle_w", "floor_w", "cap_w", "sensor",
+                 "noise", "caches_mb", "thermal")  # fmt: skip
+        whole = dataclasses.asdict(self)
+        return {name: whole[name] for name in names}
 
     def runtime(self, name: str | None = None) -> Runtime:
         """A runtime by name, or the default one.

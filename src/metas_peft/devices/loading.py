@@ -145,9 +145,10 @@ def _runtime(name: str, section: Section) -> Runtime:
     if status not in list(Status):
         raise section.wrong("status", f"a known status; {nearest(status, [s.value for s in Status])}")
     stored = section.optional("stored_bits")
-    for label in () if stored is None else stored.keys():
-        if not str(label).isdecimal():
-            raise stored.wrong(label, "a number of bits as the key, such as {4: 4.5}")
+    if stored is not None:
+        for label in stored.keys():
+            if not str(label).isdecimal():
+                raise stored.wrong(label, "a number of bits as the key, such as {4: 4.5}")
     runtime = Runtime(
         name=name,
         style=style,

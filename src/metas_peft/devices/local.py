@@ -28,6 +28,7 @@ from metas_peft.core.units import MS_PER_S, S_PER_MS
 from metas_peft.core.workload import Workload
 from metas_peft.devices.base import Device, Ledger, Purpose, Specimen, by_shape, make_record, stacked_papers
 from metas_peft.devices.conditions import ConditionProbe, HostProbe, between
+from metas_peft.devices.machine import describe_machine
 from metas_peft.devices.metering import EnergyScale
 from metas_peft.devices.power import MeterRules, PassTime, PowerFigures, PowerSource
 from metas_peft.devices.protocol import Clock, Run, Timing, TimingRules, time_flight
@@ -77,6 +78,11 @@ class LocalDevice(Device):
         self._clock = clock if clock is not None else Clock()
         self._probe = probe if probe is not None else HostProbe()
         self._yardsticks: dict[tuple[BackboneShape, Workload], _Yardstick] = {}
+
+    @property
+    def identity(self) -> str:
+        """The computer, and its board where passes run on one."""
+        return describe_machine(self.spec.runtime)
 
     def recall(self, specimens: Sequence[Specimen], workload: Workload, rows: Sequence[Mapping[str, Any]]) -> None:
         """Take over the yardstick of earlier records, so that what comes is given on their scale."""

@@ -79,6 +79,11 @@ def open_device(
     return SimulatedDevice(entry, runtime=runtime, ledger=ledger, is_sustained=is_sustained)
 
 
+def is_file(name: str) -> bool:
+    """Whether a name is the path of a device file."""
+    return name.lower().endswith(YAML_SUFFIXES)
+
+
 def find_entry(name: str) -> DeviceEntry:
     """An entry by name, alias or path of a device file.
 
@@ -86,7 +91,7 @@ def find_entry(name: str) -> DeviceEntry:
         UnknownNameError: No such name.
         DeviceFileError: The file is not right.
     """
-    if name.lower().endswith(YAML_SUFFIXES):
+    if is_file(name):
         return load_entry(Path(name))
     devices = catalogue()
     if name not in devices:

@@ -20,10 +20,8 @@ from metas_peft.core.records import ProfileRecord
 from metas_peft.core.store import RecordStore
 from metas_peft.core.workload import Workload
 from metas_peft.devices.base import Device, Purpose, Specimen, make_record, stacked_papers
-from metas_peft.devices.host import describe_host
 from metas_peft.devices.local import LOCAL
-from metas_peft.devices.meters.registry import CUDA, ROCM
-from metas_peft.devices.nvidia import describe_board
+from metas_peft.devices.machine import describe_machine
 
 logger = logging.getLogger(__name__)
 
@@ -103,17 +101,6 @@ def profile(
         if progress is not None:
             progress(found + start + len(crew), len(specimens))
     return Profiled(len(missing) - len(failed), found, failed)
-
-
-def describe_machine(runtime: str = "") -> str:
-    """The computer that does the measuring, for records; with its board, where passes of the runtime run on one.
-
-    Without the board, records of another one in the same computer would pass for its own.
-    """
-    host = describe_host()
-    board = describe_board() if runtime in (CUDA, ROCM) else None
-    parts = [host.model_name, f"{host.processors} processors", f"{platform.system()} {platform.machine()}", board]
-    return ", ".join(part for part in parts if part)
 
 
 def describe_software() -> str:

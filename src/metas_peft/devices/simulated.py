@@ -18,6 +18,8 @@ Equations and parameters are the catalogue's; accuracy against published timings
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,7 +35,7 @@ from metas_peft.core.workload import Workload
 from metas_peft.costs import Counts, kernels, layer_ops, outer_op, paper_cost
 from metas_peft.costs.paper import OUTER_KERNELS, act_value_bytes
 from metas_peft.devices.base import Device, Ledger, Purpose, Specimen, by_shape, make_record, stacked_papers
-from metas_peft.devices.entry import SCORE_WRITING_STYLES, STYLE_KERNELS, DeviceEntry, Runtime
+from metas_peft.devices.entry import SCORE_WRITING_STYLES, STYLE_KERNELS, DeviceEntry, Runtime, Status
 from metas_peft.devices.noise import PASSES_PER_RUN, repeat_factors, repeat_noise, seed_of, sensor_bias
 
 Array = np.ndarray
@@ -200,6 +202,13 @@ class SimulatedDevice(Device):
         self.runtime = entry.runtime(runtime)
         self.bias = sensor_bias(entry.device_id, entry.sensor.bias_sigma)
         self._noise = repeat_noise(entry.noise)
+
+    @property
+    def identity(self) -> str:
+        """A digest of the figures that it computes with."""
+        runtime = dataclasses.replace(self.runtime, calibration="", status=Status.ASSUMED)
+        parts = (self.entry.figures(), dataclasses.asdict(runtime), self._condition)
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
     def spec_for(self, workload: Workload) -> DeviceSpec:
         """Facts of the device with the peak rate of the format that this workload's weights are computed in."""

@@ -7,13 +7,14 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from metas_peft.core.device import DeviceSpec
 from metas_peft.core.errors import CheckpointError
 from metas_peft.core.files import read_json, write_json
 from metas_peft.core.records import ProfileRecord
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
 from metas_peft.core.workload import Workload
+from metas_peft.devices import Device
+from metas_peft.experiment.pricing import check_valid
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class MeasurementCache:
         subnets: Sequence[Subnet],
         shape: BackboneShape,
         workload: Workload,
-        spec: DeviceSpec,
+        device: Device,
         seed: int,
         run: Callable[[Sequence[Subnet]], list[ProfileRecord]],
     ) -> list[ProfileRecord]:
@@ -43,30 +44,34 @@ class MeasurementCache:
             subnets: What is wanted.
             shape: Backbone.
             workload: What a pass processes.
-            spec: Device.
+            device: Whose they are.
             seed: Of the measurement (a simulator's noise depends on it).
             run: Measures subnets; counted by the device.
 
         Raises:
             CheckpointError: A file in the folder is damaged.
+            MeasurementError: A measurement is invalid; the others are kept.
         """
-        facts = [dataclasses.asdict(part) for part in (spec, shape, workload)]
-        text = json.dumps([*facts, seed], sort_keys=True)
-        path = self._folder / f"{spec.device_id}-{hashlib.sha256(text.encode()).hexdigest()[:10]}.json"
+        facts = [dataclasses.asdict(part) for part in (device.spec, shape, workload)]
+        text = json.dumps([*facts, device.identity, seed], sort_keys=True)
+        path = self._folder / f"{device.spec.device_id}-{hashlib.sha256(text.encode()).hexdigest()[:10]}.json"
         known = self._read(path)
         missing = [subnet for subnet in subnets if subnet.key not in known]
         if len(missing) < len(subnets):
             logger.info("%d of %d measurements are taken from %s.", len(subnets) - len(missing), len(subnets), path)
         if missing:
-            known |= {record.subnet_key: record for record in run(missing)}
+            records = run(missing)
+            known |= {record.subnet_key: record for record in records if record.is_valid}
             write_json(path, [record.as_row() for record in known.values()])
+            check_valid(records)
         return [known[subnet.key] for subnet in subnets]
 
     def _read(self, path: Path) -> dict[str, ProfileRecord]:
         if not path.exists():
             return {}
         try:
-            return {row["subnet_key"]: ProfileRecord.from_row(row) for row in read_json(path)}
+            records = [ProfileRecord.from_row(row) for row in read_json(path)]
+            return {record.subnet_key: record for record in records if record.is_valid}
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{path} is damaged ({error!r}). Delete it; what it held is measured again."

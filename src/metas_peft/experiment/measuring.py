@@ -64,7 +64,7 @@ def calibrate(state: RunState, pool: LearntPool, target: str) -> Surrogate:
         )  # fmt: skip
         return {"records": record_rows(records)}
 
-    facts = state.measured_stage(f"calibrate-{device_id(target)}", compute)
+    facts = state.measured_stage(f"calibrate-{device_id(target)}", compute, on=target)
     state.ledger_rows += facts["ledger"]
     kind, _ = kind_of(state.config, pool.trained)
     return fit_surrogate(pool.trained, kind, records_from(facts["records"]), state.spec(target), state.config)
@@ -83,7 +83,7 @@ def measure_members(state: RunState, target: str, dense: StoredMember, fronts: M
                           lambda s: stored[s.key], purpose=Purpose.EVALUATION, seed=state.seed + 2)  # fmt: skip
         return {"records": record_rows(records)}
 
-    facts = state.measured_stage(f"measure-{device_id(target)}", compute)
+    facts = state.measured_stage(f"measure-{device_id(target)}", compute, on=target)
     state.ledger_rows += facts["ledger"]
     records = records_from(facts["records"])
     return Measured(state.device(target), dict(zip(unique, records, strict=True)), facts["ledger"])

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from metas_peft.conf import RunConfig, writable_or
 from metas_peft.core.device import DeviceSpec
-from metas_peft.core.errors import CheckpointError
+from metas_peft.core.errors import CheckpointError, MeasurementError
 from metas_peft.core.records import ProfileRecord
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
@@ -154,9 +154,38 @@ def measure(
     device: Device, subnets: Sequence[Subnet], shape: BackboneShape, workload: Workload, opener: Opener, *,
     purpose: Purpose, seed: int,
 ) -> list[ProfileRecord]:  # fmt: skip
-    """Measure subnets on a device; `opener` builds the model where the device runs one."""
+    """Measure subnets on a device; `opener` builds the model where the device runs one.
+
+    Raises:
+        MeasurementError: A measurement failed, or is marked as invalid.
+    """
+    records = measured(device, subnets, shape, workload, opener, purpose=purpose, seed=seed)
+    check_valid(records)
+    return records
+
+
+def measured(
+    device: Device, subnets: Sequence[Subnet], shape: BackboneShape, workload: Workload, opener: Opener, *,
+    purpose: Purpose, seed: int,
+) -> list[ProfileRecord]:  # fmt: skip
+    """As `measure`, invalid ones among them."""
     specimens = [Specimen(s, shape, opener(s)) for s in subnets]
     return device.measure(specimens, workload, purpose=purpose, seed=seed)
+
+
+def check_valid(records: Sequence[ProfileRecord]) -> None:
+    """Refuse measurements that the device itself calls invalid, as those of a machine that did something else besides.
+
+    Raises:
+        MeasurementError: There is one.
+    """
+    invalid = [record for record in records if not record.is_valid]
+    if invalid:
+        raise MeasurementError(
+            f"{len(invalid)} of {len(records)} measurements on {invalid[0].device} came out as invalid: "
+            f"{invalid[0].why_invalid.rstrip('.')}. Start the same command again when the machine is quieter; finished "
+            "stages are kept."
+        )
 
 
 def fit_surrogate(

@@ -9,9 +9,10 @@ from typing import Any
 from metas_peft.conf import METHODS, CostTerm, RunConfig, dump, to_dict
 from metas_peft.conf.notices import device_id, notices
 from metas_peft.core.device import DeviceSpec
+from metas_peft.core.errors import UsageError
 from metas_peft.core.files import write_text
 from metas_peft.core.launched import is_first, processes
-from metas_peft.devices import LOCAL, Device, Ledger, open_device
+from metas_peft.devices import LOCAL, Device, Ledger, is_file, open_device
 from metas_peft.experiment.limits import check_budgets, unheld
 from metas_peft.experiment.stages import Stages
 from metas_peft.experiment.workbench import Workbench, set_threads
@@ -52,6 +53,7 @@ class RunState:
         self.notes: list[str] = []
         self._threads = threads
         self._devices: dict[str, Device] = {}
+        self._measured_on: dict[str, tuple[str, str]] = {}  # device -> first stage that measured it, and its identity
 
     @classmethod
     def open(cls, config: RunConfig, run_dir: Path, bench: Workbench | None, progress: bool) -> "RunState":
@@ -76,7 +78,10 @@ class RunState:
         # The same settings may name other texts or weights than last time; a resumed run must not mix them. Nor must
         # its stages be trained by different numbers of processes, each of which has a batch of its own.
         shared = {"processes": processes()} if processes() > 1 else {}
-        stages = Stages(run_dir, to_dict(config) | {"contents": bench.digests()} | shared)
+        # A device file may say something else by the same name.
+        files = {name: open_device(name).identity for name in (config.target, *config.retarget) if is_file(name)}
+        described = {"device_files": files} if files else {}
+        stages = Stages(run_dir, to_dict(config) | {"contents": bench.digests()} | shared | described)
         state = cls(config, run_dir, bench, stages, threads=threads, progress=progress)
         if shared:
             state.notes.append(
@@ -128,25 +133,40 @@ class RunState:
         return agreed(self.device(name).spec if is_first() else None)  # type: ignore[return-value]
 
     def measured_stage(
-        self, name: str, compute: Callable[[Path], dict[str, Any]], *, trains: bool = False
+        self, name: str, compute: Callable[[Path], dict[str, Any]], *, on: str, trains: bool = False
     ) -> dict[str, Any]:
         """A stage that may call devices: what the ledger counted meanwhile is kept with its facts.
 
         Args:
             name: Name of the stage.
             compute: Writes files into the stage's folder and returns JSON facts, `records` (rows) among them.
+            on: The device that it may call.
             trains: Whether every process of the run computes.
 
         Returns:
-            The facts, with `ledger` (rows) added.
+            The facts, with `ledger` (rows) and `identity` of the device, where it measured, added.
+
+        Raises:
+            UsageError: An earlier stage measured another device of this name.
         """
+        key = device_id(on)
 
         def counted(folder: Path) -> dict[str, Any]:
+            here = self.device(on).identity if is_first() else ""
+            earlier, there = self._measured_on.get(key, ("", here))
+            if there != here:
+                raise UsageError(
+                    f"The stage {earlier} measured {key} as {there!r}, which is {here!r} now: the numbers do not go "
+                    "together. Go on where it was measured, or choose another run_id."
+                )
             before = self.ledger.rows()
             facts = compute(folder)
-            return {**facts, "ledger": _difference(self.ledger.rows(), before)}
+            ledger = _difference(self.ledger.rows(), before)
+            return {**facts, "ledger": ledger, "identity": here if ledger else None}
 
         _, facts = self.stages.run(name, counted, trains=trains)
+        if facts.get("identity"):
+            self._measured_on.setdefault(key, (name, facts["identity"]))
         self.record_rows += facts["records"]
         return facts
 

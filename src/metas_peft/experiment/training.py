@@ -17,7 +17,7 @@ from metas_peft.experiment.cache import MeasurementCache
 from metas_peft.experiment.fronts import DENSE, MODELS, StoredMember, store_front, tune
 from metas_peft.experiment.limits import limits_of
 from metas_peft.experiment.outcome import MethodFront
-from metas_peft.experiment.pricing import LearntPool, measure, record_rows
+from metas_peft.experiment.pricing import LearntPool, measured, record_rows
 from metas_peft.experiment.state import RunState
 from metas_peft.surrogate import Surrogate
 from metas_peft.tuning.context import TuningContext
@@ -80,7 +80,7 @@ class Training:
             order = context.head_order.tolist()
             return {**facts, "seconds": seconds, "head_order": order, "records": record_rows(taken)}
 
-        facts = state.measured_stage(f"tune-{method.name}", compute, trains=True)
+        facts = state.measured_stage(f"tune-{method.name}", compute, on=state.config.target, trains=True)
         if is_main:
             state.ledger_rows += facts["ledger"]
         state.notes += [f"{method.label}: {note}" for note in facts["notes"]]
@@ -150,9 +150,9 @@ class Training:
         device, seed = state.device(state.config.target), state.seed + 1
         before = state.ledger.count(device.spec.device_id, Purpose.CALIBRATION)
         records = cache.measure(
-            subnets, bench.shape, bench.workload, device.spec, seed,
-            lambda missing: measure(device, missing, bench.shape, bench.workload, bench.open_subnet,
-                                    purpose=Purpose.CALIBRATION, seed=seed),
+            subnets, bench.shape, bench.workload, device, seed,
+            lambda missing: measured(device, missing, bench.shape, bench.workload, bench.open_subnet,
+                                     purpose=Purpose.CALIBRATION, seed=seed),
         )  # fmt: skip
         # What an earlier or interrupted run measured for this method is no less a measurement of the target.
         counted = state.ledger.count(device.spec.device_id, Purpose.CALIBRATION) - before

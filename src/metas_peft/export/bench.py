@@ -6,6 +6,7 @@ only ever compared with the dense model in int8.
 """
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ from metas_peft.costs import Counts, paper_cost
 from metas_peft.devices import LOCAL, Device, Purpose, Specimen, TimingRules, open_device
 from metas_peft.export.backends import BACKENDS, Prepared, prepare
 from metas_peft.export.members import StoredMember
+
+logger = logging.getLogger(__name__)
 
 DENSE = "dense"
 
@@ -165,6 +168,8 @@ class Bench:
             Specimen(m.subnet, self.shape, opener(m.key, lambda folder=m.folder: load(folder))) for m in self._members
         ]
         records = device.measure([whole, whole, *others], workload, purpose=Purpose.EVALUATION, seed=self._seed)
+        for record in (r for r in records if not r.is_valid):
+            logger.warning("%s: its energy does not count (%s).", record.subnet_key, record.why_invalid.rstrip("."))
         names = [DENSE, *(m.name for m in self._members)]
         dense, again = records[:2]
         rows = [
@@ -214,7 +219,7 @@ class Bench:
             speed_up=speed_up,
             known_to_pct=_own_part(record),
             speed_by_size=speed_up * fraction,
-            energy_j=record.cost.energy_j if record.origin.energy_j is Origin.MEASURED else None,
+            energy_j=record.cost.energy_j if record.is_valid and record.origin.energy_j is Origin.MEASURED else None,
         )
 
 

@@ -164,12 +164,12 @@ def filled(table: Table) -> Table:
     costs = table.costs.copy()
     for device in table.present():
         rows = np.flatnonzero(table.device == device)
-        known = np.isfinite(costs[rows]).any(0)
-        if not known[energy]:
+        knows_energy, knows_power = (bool(np.isfinite(costs[rows, m]).any()) for m in (energy, power))
+        if not knows_energy:
             costs[rows, energy] = costs[rows, latency]
-            if known[power]:
+            if knows_power:
                 costs[rows, energy] *= S_PER_MS * costs[rows, power] / 2
-        if not known[power]:
+        if not knows_power:
             costs[rows, power] = costs[rows, latency]
     return Table(table.devices, table.device, table.setting, table.features, costs)
 
