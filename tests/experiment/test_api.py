@@ -101,6 +101,12 @@ def test_model_and_tokeniser_of_the_caller_stay_as_they_were(tune, texts, model,
         assert all(torch.equal(mine[k], theirs[k]) for k in mine)
 
 
+def test_model_in_bfloat16_is_tuned_in_float32(tune, texts, model, tokenizer, tmp_path):
+    front = tune(model.bfloat16(), tokenizer, *texts, tmp_path / "out", "controller.inputs=5")
+    assert {p.dtype for m in front for p in m.load().parameters()} == {torch.float32}
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
 def test_finished_folder_is_opened_again_for_the_same_input(tune, texts, model, tokenizer, tuned):
     front, out = tuned
     again = tune(model, tokenizer, *texts, out)

@@ -37,6 +37,12 @@ def test_longest_sequence_is_the_longest_that_the_model_reads(family, tokens):
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
 
 
+def test_family_without_a_fused_kernel_for_attention_is_measured_all_the_same(settings):
+    bench = Workbench.load(settings())
+    one_pass = bench._runner(tiny_model("gpt-oss", language_model=True), Workload(seq_len=8))
+    one_pass()
+
+
 def test_bench_has_what_the_run_file_says(settings):
     bench = Workbench.load(settings("evaluation.seq_len=20", "evaluation.batch_size=4", "model.peft.r=5"))
     assert bench.workload == Workload(batch_size=4, seq_len=20)

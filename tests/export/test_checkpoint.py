@@ -1,6 +1,7 @@
 """Members as model files: what other programs load answers as the member does, or is refused by them."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -27,9 +28,11 @@ def logits(model, batch):
         return model(**batch).logits
 
 
-def uniform_member(family, folder):
+def uniform_member(family, folder, **generation):
     """A stored member with half of the heads and neurons in two of three layers."""
     model = tiny_model(family, language_model=TINY_FAMILIES[family].language_model is not None)
+    if generation:
+        model.generation_config.update(**generation)
     shape = shape_of(model)
     half = LayerPlan(True, True, tuple(range(shape.n_kv_heads // 2)), tuple(range(shape.ffn_blocks // 2)))
     subnet = Subnet((half, LayerPlan(False, False, (), ()), half))
@@ -106,6 +109,32 @@ def test_plain_checkpoint_loads_where_this_package_is_not(tmp_path):
     ids = torch.arange(2, 9)[None]
     expected = logits(load(member.folder), {"input_ids": ids, "attention_mask": torch.ones_like(ids)})[0, -1]
     assert torch.allclose(torch.tensor(json.loads(found.stdout)), expected, atol=1e-5)
+
+
+def test_plain_checkpoint_keeps_how_its_model_writes(tmp_path):
+    member = uniform_member("llama", tmp_path / "member", eos_token_id=[2, 7], do_sample=True, temperature=0.6)
+    done = export_checkpoint(member, tmp_path / "out")
+    found = json.loads((done.folder / "generation_config.json").read_text())
+    assert done.kind == PLAIN
+    assert (found["eos_token_id"], found["do_sample"], found["temperature"]) == ([2, 7], True, 0.6)
+
+
+@pytest.mark.parametrize("bits", [32, 16])
+def test_member_of_an_earlier_version_is_written_in_this_one(front, tmp_path, bits):
+    from safetensors.torch import load_file
+
+    from metas_peft.backbones.store import OLD_WEIGHTS, PLAN, VERSION, WEIGHTS, plan_digest, read_plan
+
+    member = find_member(front(), "30 %")
+    old = tmp_path / "old"
+    shutil.copytree(member.folder, old)
+    (old / WEIGHTS).rename(old / OLD_WEIGHTS[2])
+    plan = json.loads((old / PLAN).read_text()) | {"version": 2}
+    (old / PLAN).write_text(json.dumps(plan | {"digest": plan_digest(plan)}))
+    done = export_checkpoint(find_member(old, None), tmp_path / "out", bits=bits)
+    assert read_plan(done.folder)["version"] == VERSION
+    assert not (done.folder / OLD_WEIGHTS[2]).exists()
+    assert len(load_file(done.folder / WEIGHTS)) > 5
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"not json at all"])

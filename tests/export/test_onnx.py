@@ -7,16 +7,19 @@ import sys
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from metas_peft.backbones import compact, shape_of
+from metas_peft.backbones.store import load, save_compact
 from metas_peft.core.errors import ExportError
+from metas_peft.core.subnet import Subnet
 from metas_peft.export import onnx as exporting
 from metas_peft.export.graphs import export_graph
 from metas_peft.export.members import find_member
 from metas_peft.export.onnx import export_onnx, open_session, quantise, run
 from metas_peft.export.verify import runner
 from metas_peft.testing.families import TINY_FAMILIES
-from metas_peft.testing.tiny import random_subnet, tiny_batch, tiny_model
+from metas_peft.testing.tiny import random_subnet, save_tiny_backbone, tiny_batch, tiny_model
 
 pytest.importorskip("onnx", reason="the packages of the extra `onnx` are not installed")
 pytest.importorskip("onnxscript", reason="the packages of the extra `onnx` are not installed")
@@ -145,10 +148,6 @@ def test_exported_member_answers_a_text_in_a_process_without_this_package(front,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr[-2000:]
     labels, logits = found.stdout.strip().splitlines()
-    from transformers import AutoTokenizer
-
-    from metas_peft.backbones.store import load
-
     texts = AutoTokenizer.from_pretrained(member.folder)(
         ["a fine film", "a dull film about nothing"], padding=True, return_tensors="pt"
     )
@@ -156,6 +155,25 @@ def test_exported_member_answers_a_text_in_a_process_without_this_package(front,
     assert np.allclose(json.loads(logits), expected, atol=1e-5)
     assert labels == str([("bad", "good")[i] for i in expected.argmax(-1)])
     assert done.agreement.gap < 1e-5
+
+
+def test_exported_language_model_tells_the_next_token_of_each_text(tmp_path):
+    source = save_tiny_backbone(tmp_path / "backbone", ["a fine film", "a dull film about nothing"], "llama")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    model = tiny_model("llama", language_model=True, vocab_size=len(tokenizer))
+    subnet = Subnet.dense(shape_of(model))
+    save_compact(model, model.config, subnet, tmp_path / "member", {"name": "all"}, tokenizer)
+    export_graph("onnx", find_member(tmp_path / "member", None), tmp_path / "out")
+    code = (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    script = code.replace("a text", "a fine").replace("another one", "a dull film about")
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr[-2000:]
+    texts = tokenizer(["a fine", "a dull film about"], padding=True, padding_side="right", return_tensors="pt")
+    written = [
+        load(tmp_path / "member").generate(ids[mask > 0][None], max_new_tokens=1, do_sample=False)[0, -1:]
+        for ids, mask in zip(texts["input_ids"], texts["attention_mask"], strict=True)
+    ]
+    assert found.stdout.strip() == str(tokenizer.batch_decode(written))
 
 
 def test_absent_package_is_named_with_what_to_install(monkeypatch, tmp_path):

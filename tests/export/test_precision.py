@@ -42,6 +42,14 @@ def test_bytes_are_those_of_the_formula(family, bits):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
+def test_rotary_frequencies_stay_exact_in_16_bits():
+    model = tiny_model("llama")
+    half = in_bits(model, 16)
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    for name, buffer in model.named_buffers():
+        assert torch.equal(dict(half.named_buffers())[name], buffer), name
+
+
 def test_tied_weights_are_counted_once():
     model = tiny_model("gpt2", language_model=True)
     assert model.lm_head.weight is model.transformer.wte.weight

@@ -29,6 +29,18 @@ def build(architecture: type[Any], config: Any, *, buffers: bool) -> Any:
         return architecture(config)
 
 
+def prefer_sdpa(model: Any) -> None:
+    """Compute attention by torch's fused kernel, in models that have a way to."""
+    if model._supports_sdpa:
+        model.set_attn_implementation("sdpa")
+
+
+def cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """Store parameters in another format, in place; buffers, such as rotary frequencies, stay exact."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
 @contextlib.contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     """Move every parameter to the meta device the moment it is registered, before anything initialises it."""

@@ -16,6 +16,7 @@ import transformers
 from metas_peft.backbones import compact, shape_of
 from metas_peft.backbones.kv_cache import CACHE
 from metas_peft.backbones.load import load_backbone
+from metas_peft.backbones.skeleton import prefer_sdpa
 from metas_peft.core.errors import ExportError, MeasurementError, UsageError
 from metas_peft.core.subnet import Subnet
 from metas_peft.core.workload import Workload
@@ -82,7 +83,7 @@ class LocalModels:
         if self.runtime == ONNX:
             return self._onnx_pass(subnet, workload)
         model = compact(self._network, self.shape, subnet)
-        model.set_attn_implementation("sdpa")
+        prefer_sdpa(model)
         if workload.param_bits == 8:
             model = _dynamically_quantised(model)
         else:

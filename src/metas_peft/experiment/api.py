@@ -156,7 +156,9 @@ def tune(
         task, names, read("train", train), read("validation", validation), request, origin="real",
         source="given in memory",
     )  # fmt: skip
-    model, tokenizer = with_padding(without_dropout(copy.deepcopy(model)), copy.deepcopy(tokenizer))
+    # Checkpoints come in the precision they are stored in; a run trains, cuts and compares in float32.
+    own = copy.deepcopy(model).float()
+    model, tokenizer = with_padding(without_dropout(own), copy.deepcopy(tokenizer))
     loaded = LoadedBackbone(model, tokenizer, name, "given in memory")
     run(config, out, bench=Workbench.assemble(config, data, task, loaded))
     return Front(out)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from metas_peft.backbones import add_lora, compact, shape_of
 from metas_peft.backbones.load import LoadedBackbone, load_backbone, locate_backbone
 from metas_peft.backbones.shape import longest_sequence
+from metas_peft.backbones.skeleton import prefer_sdpa
 from metas_peft.backbones.store import fingerprint
 from metas_peft.backbones.store import load as load_compact
 from metas_peft.conf import METHODS, RunConfig
@@ -289,7 +290,7 @@ class Workbench:
 
     def _runner(self, model: Any, workload: Workload) -> Any:
         model = model.to("cpu")  # what is measured runs on this computer's processor, wherever it was trained
-        model.set_attn_implementation("sdpa")
+        prefer_sdpa(model)
         generator = torch.Generator().manual_seed(0)
         vocabulary = model.config.get_text_config().vocab_size
         ids = torch.randint(1, vocabulary, (workload.batch_size, workload.seq_len), generator=generator)

@@ -16,7 +16,7 @@ import torch
 from metas_peft.backbones import skeleton
 from metas_peft.backbones.per_layer import layer_entry
 from metas_peft.backbones.shape import shape_of
-from metas_peft.backbones.store import PER_LAYER, PLAN, WEIGHTS, backbone_of, load, read_plan, save_compact
+from metas_peft.backbones.store import PER_LAYER, PLAN, VERSION, WEIGHTS, backbone_of, load, read_plan, save_compact
 from metas_peft.core.errors import ExportError
 from metas_peft.core.files import write_text
 from metas_peft.core.subnet import Subnet
@@ -69,12 +69,13 @@ def export_checkpoint(member: StoredMember, folder: Path, *, bits: int = 32) -> 
 def _write(member: StoredMember, folder: Path, bits: int) -> Checkpoint:
     model: Any = load(member.folder)
     plan = read_plan(member.folder)
-    smaller = copy.deepcopy(model).to(DTYPES[bits])
+    smaller = copy.deepcopy(model)
+    skeleton.cast(smaller, DTYPES[bits])
     config = uniform_config(model, plan)
     copy_tokenizer(member.folder, folder)
     if config is None:
         kind, how = COMPACT, f"metas_peft.load({str(folder)!r})"
-        if all(p.dtype == DTYPES[bits] for p in model.parameters()):
+        if plan["version"] == VERSION and all(p.dtype == DTYPES[bits] for p in model.parameters()):
             for name in (WEIGHTS, PLAN, PER_LAYER):
                 shutil.copyfile(member.folder / name, folder / name)
         else:
@@ -85,6 +86,8 @@ def _write(member: StoredMember, folder: Path, bits: int) -> Checkpoint:
         with quiet():
             twin = skeleton.build(type(model), config, buffers=True)
             skeleton.fill(twin, smaller.state_dict())
+            if twin.can_generate():
+                twin.generation_config = copy.deepcopy(model.generation_config)
             twin.save_pretrained(folder)
             again = type(model).from_pretrained(folder, dtype=DTYPES[bits]).eval()
     check(compare(smaller, runner(again)), f"The {kind}", bits)

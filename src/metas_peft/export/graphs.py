@@ -43,7 +43,8 @@ def export_graph(kind: Literal["onnx", "executorch"], member: StoredMember, fold
     with filling(folder):
         model = load(member.folder)
         if kind == "onnx":
-            file, how = folder / "model.onnx", onnx.HOW_TO_RUN
+            file = folder / "model.onnx"
+            how = onnx.HOW_TO_WRITE if model.can_generate() else onnx.HOW_TO_RUN
             agreement = onnx.export_onnx(model, file, bits=bits).agreement
         else:
             file, how = folder / "model.pte", executorch.HOW_TO_RUN

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metas_peft.backbones.store import PER_LAYER, PLAN, WEIGHTS, read_plan
+from metas_peft.backbones.store import OLD_WEIGHTS, PER_LAYER, PLAN, WEIGHTS, read_plan
 from metas_peft.core.errors import CheckpointError, OutputError, UnknownNameError, nearest
 from metas_peft.core.files import read_json
 from metas_peft.core.subnet import Subnet
 
 SUBNETS, MODELS, DENSE = "subnets.json", "models", "dense"
 README = "README.md"
-OWN = (WEIGHTS, PLAN, PER_LAYER, README)
+OWN = (WEIGHTS, *OLD_WEIGHTS.values(), PLAN, PER_LAYER, README)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,18 @@ UNTOUCHED = 0.1  # of the weights may stay in float32 in a file of fewer bits: b
 LARGEST_FILE = 1_900_000_000  # bytes; above, protobuf needs the weights beside the graph
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 EXTRA = "pip install 'metas-peft[onnx]'"
+# A language model gives logits for every token; the last one of a text tells what comes next.
+HOW_TO_WRITE = """\
+import onnxruntime
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({folder!r})
+session = onnxruntime.InferenceSession({file!r})
+texts = tokenizer(["a text", "another one"], padding=True, padding_side="right", return_tensors="np")
+(logits,) = session.run(["logits"], {{name: texts[name] for name in ("input_ids", "attention_mask")}})
+last = texts["attention_mask"].sum(axis=1) - 1
+print(tokenizer.batch_decode([[row[end].argmax()] for row, end in zip(logits, last)]))
+"""
 HOW_TO_RUN = """\
 import json
 

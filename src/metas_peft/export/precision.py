@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from metas_peft.backbones.skeleton import cast
 from metas_peft.core.errors import ExportError
 from metas_peft.export.quiet import quiet
 from metas_peft.export.traceable import with_plain_maps
@@ -20,7 +21,9 @@ EXTRA = "pip install 'metas-peft[torchao]'"
 
 
 def in_bits(model: Any, bits: int) -> Any:
-    """A copy of a model whose maps are stored in so many bits; embeddings and norms stay in the model's precision.
+    """A copy of a model whose weights are stored in so many bits.
+
+    In 8 and 4 bits that is said of the maps; embeddings and norms stay in the model's precision. Buffers always do.
 
     Args:
         model: Plain `transformers` model.
@@ -32,7 +35,9 @@ def in_bits(model: Any, bits: int) -> Any:
     if bits not in BITS:
         raise ExportError(f"Weights come in {', '.join(map(str, BITS))} bits, not {bits}.")
     if bits in DTYPES:
-        return copy.deepcopy(model).to(DTYPES[bits])
+        smaller = copy.deepcopy(model)
+        cast(smaller, DTYPES[bits])
+        return smaller
     smaller = with_plain_maps(model)
     if any(parameter.ndim > 2 for parameter in smaller.parameters()):
         raise ExportError(f"torchao stores no fused experts in {bits} bits, and they are most of this model. Use 16.")
