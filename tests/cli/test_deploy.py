@@ -1,6 +1,9 @@
 """`metas deploy` as people call it: exit statuses, and one sentence for each thing that can be wrong."""
 
+import csv
 import json
+import os
+import signal
 
 import pytest
 
@@ -91,6 +94,10 @@ def test_budgets_that_nothing_holds_leave_with_1_and_what_would_do(finished, tmp
         (["--threads", "2"], "--threads belong to the device `local`"),
         (["--records", "a.csv", "--plan", "b.csv"], "leave out the one or the other"),
         (["--records", "a.csv", "--threads", "2"], "would measure here"),
+        (
+            ["--plan", "b.csv", "--power", "meter", "--out", "o"],
+            "--power and --out would do nothing: --plan only writes",
+        ),
     ],
 )
 def test_wrong_usage_leaves_with_2(finished, arguments, message, capsys):
@@ -100,6 +107,17 @@ def test_wrong_usage_leaves_with_2(finished, arguments, message, capsys):
     assert message in sentences[0]
     assert out == ""
     assert not (finished / "deploy").exists()
+
+
+def test_a_deployment_that_is_told_to_stop_leaves_the_earlier_one(finished, tmp_path, capsys, monkeypatch):
+    arguments = ["deploy", finished, "--device", "pixel-8", "--budget", "latency_ms=900", "--out", tmp_path / "out"]
+    assert status_of(*arguments) == 0
+    before = (tmp_path / "out" / "deployment.json").read_bytes()
+    monkeypatch.setattr("metas_peft.deploy.walk.export", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert status_of(*arguments) == 143
+    assert "Told to stop. What was there before is there again." in said(capsys)[0][-1]
+    assert (tmp_path / "out" / "deployment.json").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_no_folder_and_two_folders_are_wrong_usage(finished, capsys):
@@ -120,8 +138,9 @@ def test_missing_runs_and_devices_leave_with_1(finished, tmp_path, capsys):
 
 def test_a_plan_is_written_for_a_device_that_only_a_person_can_reach(finished, tmp_path, capsys):
     sheet = tmp_path / "five.csv"
-    assert status_of("deploy", finished, "--device", "my-phone", "--plan", sheet) == 0
+    assert status_of("deploy", finished, "--device", "my-phone", "--plan", sheet, "--threads", "2") == 0
     sentences, out = said(capsys)
     assert out.strip() == str(sheet)
     assert "--records" in sentences[0]
-    assert len(sheet.read_text().splitlines()) == 6
+    rows = list(csv.DictReader(sheet.open(encoding="utf-8")))
+    assert [row["threads"] for row in rows] == ["2"] * 5

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import metas_peft
-from metas_peft.core.cost import METRICS
+from metas_peft.core.cost import METRICS, Cost, Origin
 from metas_peft.core.errors import CalibrationError, MeasurementError, OutputError
 from metas_peft.core.files import read_json
 from metas_peft.core.store import RecordStore
@@ -139,6 +139,23 @@ def test_an_invalid_verification_meets_nothing(run, simulated, tmp_path):
     done = deploy(Request(run, HELD, tmp_path / "out"), source)
     assert "its verification is invalid (too much spread)" in done.failure
     assert done.result["chosen"]["met"] == dict.fromkeys(METRICS)
+
+
+def test_a_modelled_energy_holds_no_budget(run, simulated, tmp_path):
+    source = simulated()
+    honest = source.verify
+
+    def modelled(chosen, artefact):
+        record = honest(chosen, artefact)
+        return dataclasses.replace(record, origin=Cost(Origin.MODELLED, Origin.MEASURED, Origin.MODELLED))
+
+    source.verify = modelled
+    done = deploy(Request(run, HELD, tmp_path / "out"), source)
+    unknown = [m for m in HELD if m != "latency_ms"]
+    assert unknown
+    assert f"{' and '.join(unknown)} of " in done.failure
+    assert "is modelled from processor time, not measured" in done.failure
+    assert {m: done.result["chosen"]["met"][m] for m in unknown} == dict.fromkeys(unknown)
 
 
 def test_an_exported_decoder_keeps_its_language_model_head(tmp_path):

@@ -8,6 +8,7 @@ import typer
 
 from metas_peft.cli.output import JsonOption, give, log_to_stderr, print_rich, say
 from metas_peft.cli.profile import MeterOption, pairs
+from metas_peft.cli.stopping import leaving_when_told
 from metas_peft.core.errors import BudgetInfeasibleError, MetasPeftError, UsageError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from metas_peft.deploy.sources import Source
 
 LOCAL = "local"
+LEFT = "What was there before is there again."
 Format = Literal["hf", "onnx"]
 
 
@@ -66,10 +68,14 @@ def deploy(
 
     run = open_run(folder)
     if plan is not None:
+        _refuse(
+            {"power": power, "meter-option": meter_options, "out": out},
+            "would do nothing: --plan only writes what a person will measure. Leave it out.",
+        )
         from metas_peft.deploy import write_plan
         from metas_peft.devices.sheet import TO_FILL_IN
 
-        models = write_plan(run, device, plan, kind, runtime=runtime or "", seed=seed)
+        models = write_plan(run, device, plan, kind, runtime=runtime or "", threads=threads, seed=seed)
         if give({"sheet": str(plan), "models": str(models)}, json_target):
             typer.echo(plan)
         say(f"Run the models in {models}, fill in {', '.join(TO_FILL_IN)}, then the same command with --records {plan}")
@@ -85,11 +91,12 @@ def deploy(
             "would measure here, but --records brings measurements. Leave it out.",
         )
         source: Source = BroughtRecords(device, records, run.workload, _known_spec(device))
-        done = walk.deploy(Request(run, budgets, target, kind, seed), source)
+        with leaving_when_told(LEFT):
+            done = walk.deploy(Request(run, budgets, target, kind, seed), source)
     else:
         import tempfile
 
-        with tempfile.TemporaryDirectory(prefix="metas-deploy-") as scratch:
+        with leaving_when_told(LEFT), tempfile.TemporaryDirectory(prefix="metas-deploy-") as scratch:
             source = _open(
                 run, device, budgets, kind, Path(scratch), runtime=runtime, threads=threads, power=power,
                 meter_options=meter_options, seed=seed,

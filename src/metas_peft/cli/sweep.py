@@ -1,22 +1,22 @@
 """`metas sweep`: the `optuna` block of a run file, by as many workers as run this command."""
 
-import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from metas_peft.cli.output import JsonOption, give, log_to_file, log_to_stderr, say, show_table
+from metas_peft.cli.stopping import leaving_when_told
 from metas_peft.core.errors import UsageError
 from metas_peft.core.launched import refuse_many
 
 if TYPE_CHECKING:
     from metas_peft.conf import RunConfig
 
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+EXIT_INTERRUPTED = 130
 SHOWN_TRIALS = 10
 
 
@@ -69,7 +69,8 @@ def sweep(
             count = workers or WORKERS
             on_ray(_remote_worker, [(file, told, options)] * count, workers=count)
         else:
-            with _leaving_when_told():
+            # The trial goes back to the queue at once, and the attempt is not held against it.
+            with leaving_when_told("The same command goes on where it stopped."):
                 Worker(search, _evaluate).run()
     except KeyboardInterrupt:
         say("Interrupted. The same command goes on where it stopped.")
@@ -82,27 +83,6 @@ def sweep(
     show(summary)
     if best is not None:
         typer.echo(f"The best trial on the evaluation examples: metas run {best}")
-
-
-@contextmanager
-def _leaving_when_told() -> Iterator[None]:
-    """Let SIGTERM, by which a cluster takes its machine back, end the work as an interruption does.
-
-    The trial then goes back to the queue at once, and the attempt is not held against it.
-    """
-
-    def leave(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the leaving
-        raise SystemExit(EXIT_TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    except SystemExit:
-        say("Told to stop. The same command goes on where it stopped.")
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _remote_worker(run: str, overrides: list[str], options: Mapping[str, Any]) -> int:

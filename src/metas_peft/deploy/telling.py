@@ -10,7 +10,7 @@ import numpy as np
 
 from metas_peft.conf.notices import budgets_at_odds
 from metas_peft.conf.schema import BudgetsConfig
-from metas_peft.core.cost import METRIC_NAMES, METRICS
+from metas_peft.core.cost import METRIC_NAMES, METRICS, Origin
 from metas_peft.core.records import ProfileRecord
 from metas_peft.deploy.budgets import in_words
 from metas_peft.deploy.candidates import Candidate, FinishedRun
@@ -131,6 +131,7 @@ class Findings:
         predicted, budgets = self._told(middle), self.request.budgets
         found = record.cost if record is not None and record.is_valid else None
         over = {m: None if found is None else _over(getattr(found, m), v) for m, v in budgets.items()}
+        modelled = _modelled(record)
         chosen = {
             **_facts(self.request.run.candidates[choice.index]),
             "inside_by": choice.by,
@@ -143,7 +144,7 @@ class Findings:
             "origin": None if record is None else _origins(record),
             "error_pct": None if record is None else _errors(predicted, record),
             "over_budget_pct": over,
-            "met": {m: None if value is None else value <= 0 for m, value in over.items()},
+            "met": {m: None if value is None or m in modelled else value <= 0 for m, value in over.items()},
             "export": dict(facts),
         }
         return {"chosen": chosen, "shortfall": None, "failure": self._failure(chosen, record)}
@@ -161,6 +162,12 @@ class Findings:
         unknown = [m for m, over in chosen["over_budget_pct"].items() if over is None]
         if unknown:
             return f"{' and '.join(unknown)} of {name} was not measured in the verification. Measure it."
+        guessed = [m for m in chosen["over_budget_pct"] if m in _modelled(record)]
+        if guessed:
+            return (
+                f"{' and '.join(guessed)} of {name} is modelled from processor time, not measured: nobody knows "
+                "whether the budget holds. Use a meter (`metas devices check` lists them), or leave the budget out."
+            )
         missed = [
             f"{m} {getattr(record.cost, m):.4g} is {over:.1f} % above {budgets[m]:.4g}"
             for m, over in chosen["over_budget_pct"].items() if over > 0
@@ -194,6 +201,11 @@ def _facts(candidate: Candidate) -> dict[str, Any]:
 
 def _origins(record: ProfileRecord) -> dict[str, str | None]:
     return {METRIC_NAMES[m]: None if o is None else str(o) for m, o in record.origin.items()}
+
+
+def _modelled(record: ProfileRecord | None) -> list[str]:
+    """Metrics that a model gave in the place of a meter."""
+    return [] if record is None else [m for m, o in record.origin.items() if o is Origin.MODELLED]
 
 
 def _errors(predicted: Mapping[str, float | None], record: ProfileRecord) -> dict[str, float | None]:

@@ -92,7 +92,10 @@ def deploy(request: Request, source: Source) -> Deployment:
     return Deployment(request.out, result)
 
 
-def write_plan(run: FinishedRun, device: str, sheet: Path, kind: Format, *, runtime: str = "", seed: int = 0) -> Path:
+def write_plan(
+    run: FinishedRun, device: str, sheet: Path, kind: Format, *, runtime: str = "", threads: int | None = None,
+    seed: int = 0,
+) -> Path:  # fmt: skip
     """Write the five configurations for a person to measure: a sheet, and their models beside it.
 
     Args:
@@ -101,6 +104,7 @@ def write_plan(run: FinishedRun, device: str, sheet: Path, kind: Format, *, runt
         sheet: CSV file.
         kind: Format of the models.
         runtime: What passes run on there; may be empty.
+        threads: Processor threads that they are to use there, where it matters.
         seed: Of everything random.
 
     Returns:
@@ -122,7 +126,7 @@ def write_plan(run: FinishedRun, device: str, sheet: Path, kind: Format, *, runt
         for candidate in points:
             export(run, candidate, models / candidate.subnet.key, kind)
         specimens = [Specimen(c.subnet, run.shape) for c in points]
-        write_sheet(sheet, specimens, run.workload, device=device, runtime=runtime, threads=None)
+        write_sheet(sheet, specimens, run.workload, device=device, runtime=runtime, threads=threads)
     return models
 
 
