@@ -255,7 +255,7 @@ def test_run_shows_the_figures_that_the_run_file_names(run_file, capsys):
     assert "Energy" in out
     for absent in ("Latency", "Peak power", "FLOPs", "EChorda", "Surrogate error", "Hyper-volume"):
         assert absent not in out
-    assert "Least energy: 0.1 J by 50 %" in out
+    assert "Least energy: 0.1 J (simulated) by 50 %" in out
 
 
 def test_run_writes_its_log_into_its_folder(run_file, tmp_path, capsys):

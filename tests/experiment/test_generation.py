@@ -79,6 +79,19 @@ def test_every_reply_is_kept_and_is_what_the_member_writes(run):
         assert texts == [line["MetaS-PEFT"][name] for line in lines]
 
 
+def test_served_member_writes_what_the_run_wrote(run):
+    task, folder = run
+    model, served = metas_peft.AdaptiveModel.open(folder), 0
+    assert model.tokenizer.eos_token_id in model.front.end_tokens
+    for line in lines_of(folder):
+        if len(model.tokenizer(line["prompt"])["input_ids"]) <= 96:  # longer ones were cut
+            ids = [t.token_id for t in model.stream(line["prompt"], max_new_tokens=5, member="70 %")]
+            text = model.tokenizer.decode(ids, skip_special_tokens=True).replace("\0", "").strip()
+            assert text == line["MetaS-PEFT"]["70 %"]
+            served += 1
+    assert served or task == "natural_instructions"
+
+
 def examples_of(lines):
     from metas_peft.tasks import PromptExamples
 

@@ -179,7 +179,7 @@ INFORMATION = [0.05 * i for i in range(VOCABULARY)]  # nats per token
 class Letters:
     """A tokeniser of single signs."""
 
-    pad_token_id = 0
+    pad_token_id, eos_token_id, sep_token_id = 0, None, None
 
     def __call__(self, text):
         return {"input_ids": [ord(c) - 30 for c in text]}

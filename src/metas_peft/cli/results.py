@@ -50,7 +50,9 @@ def _lines(results: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         known = [(name, m[metric]) for name, m in members if m.get(metric) is not None]
         if known:
             name, value = min(known, key=lambda pair: pair[1])
-            yield metric, f"Least {METRIC_LABELS[metric].lower()}: {value:.4g} {METRIC_UNITS[metric]} by {name}"
+            origin = dict(members)[name]["origin"][METRIC_NAMES[metric]]
+            least = f"Least {METRIC_LABELS[metric].lower()}: {value:.4g} {METRIC_UNITS[metric]}"
+            yield metric, f"{least} ({origin}) by {name}"
     name, best = max(members, key=lambda pair: pair[1]["quality"])
     yield "quality", f"Best {metric_name(results['quality_metric'])}: {best['quality']:.4f} by {name}"
     accuracies = [(name, m["scores"]["accuracy"]) for name, m in members if "accuracy" in m.get("scores", {})]

@@ -70,6 +70,14 @@ def _check_trackers(names: Sequence[str]) -> None:
             )
 
 
+def _end_where_taught(model: Any, end: int) -> None:
+    """Let generation end at the token that closes answers in training, beside those that the model knows of itself."""
+    own = model.generation_config.eos_token_id
+    ends = list(own) if isinstance(own, (list, tuple)) else [] if own is None else [own]
+    if end not in ends:
+        model.generation_config.eos_token_id = [*ends, end]
+
+
 @dataclass
 class Workbench:
     """A run's model and data.
@@ -157,6 +165,8 @@ class Workbench:
             loaded.model.config.label2id = {name: i for i, name in enumerate(task.label_names)}
         longest = longest_sequence(loaded.model)
         form = FORMS[judge.kind](judge, loaded.tokenizer)
+        if loaded.model.can_generate():
+            _end_where_taught(loaded.model, loaded.tokenizer.eos_token_id)
         for key, tokens in (
             ("dataset.max_length", data.max_length),
             ("evaluation.seq_len", config.evaluation.seq_len),

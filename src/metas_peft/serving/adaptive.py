@@ -25,6 +25,7 @@ from metas_peft.serving.choosing import Always, ByController, Chooser, Decision
 from metas_peft.serving.decoding import Switching
 from metas_peft.serving.folder import member_folders, read_controller, read_features, read_results, read_tokenizer
 from metas_peft.serving.front import ServedFront, ServedMember
+from metas_peft.tasks.replies import left_open
 
 PAD = 0  # stands where the mask says that nothing is read, if a tokeniser has no token for it
 
@@ -253,7 +254,7 @@ class AdaptiveModel:
         chooser = self._chooser(member)
         with self._turn:
             switching = self._taking_turns(chooser.members)
-            ids = list(self.tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else [int(t) for t in prompt]
+            ids = self._opened(prompt) if isinstance(prompt, str) else [int(t) for t in prompt]
         self._require_readable(ids)
         longest = self.front.config.get_text_config().max_position_embeddings
         if len(ids) >= longest:
@@ -262,6 +263,11 @@ class AdaptiveModel:
                 "in. Give a shorter one."
             )
         return self._generate(ids, switching, chooser, max_new_tokens, temperature, seed)
+
+    def _opened(self, prompt: str) -> list[int]:
+        """A prompt's tokens as a model is trained on them: without those that close a text."""
+        closing = {*self.front.end_tokens, self.tokenizer.eos_token_id, self.tokenizer.sep_token_id}
+        return left_open(self.tokenizer(prompt)["input_ids"], closing)
 
     def _taking_turns(self, members: list[ServedMember]) -> Switching:
         """The members that may be chosen, on one cache; made once."""

@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 
 from metas_peft.core.errors import UnsupportedBackboneError
 from metas_peft.tasks.base import Examples
-from metas_peft.tasks.replies import as_array
+from metas_peft.tasks.replies import as_array, left_open
 from metas_peft.tuning.data import Collator, EncodedTexts, batches_by_length
 from metas_peft.tuning.forms import Form
 
@@ -106,11 +106,7 @@ class WritingForm(Form):
         return EncodedTexts(ids, labels, [without_middle(prompt, max_length) for prompt in prompts])
 
     def _open(self, ids: list[int]) -> list[int]:
-        """Token ids without the tokens that close a text."""
-        end = len(ids)
-        while end > 1 and ids[end - 1] in self._closing:
-            end -= 1
-        return list(ids[:end])
+        return left_open(ids, self._closing)
 
     def collator(self, pad_token_id: int, length: int | None, limit: int | None = None) -> AnswerCollator:
         """Padding on the right."""
