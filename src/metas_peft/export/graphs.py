@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from metas_peft.backbones.store import load
 from metas_peft.core.files import write_text
@@ -41,7 +41,7 @@ def export_graph(kind: Literal["onnx", "executorch"], member: StoredMember, fold
         OutputError: The folder holds something already.
     """
     with filling(folder):
-        model = load(member.folder)
+        model: Any = load(member.folder)
         if kind == "onnx":
             file = folder / "model.onnx"
             how = onnx.HOW_TO_WRITE if model.can_generate() else onnx.HOW_TO_RUN
