@@ -128,6 +128,20 @@ def test_shards_that_disagree_are_refused(tmp_path, write_parquet):
         load_task("sst2", path=tmp_path)
 
 
+def test_half_a_split_is_not_taken_for_the_whole(tmp_path, write_parquet):
+    write_parquet(tmp_path / "train-00000-of-00002.parquet", ["a", "b"], [0, 1])
+    write_parquet(tmp_path / "validation.parquet", ["c", "d"], [0, 1])
+    with pytest.raises(DatasetError, match=r"holds 1 of the 2 files that train-00000-of-00002\.parquet is one of"):
+        load_task("sst2", path=tmp_path)
+
+
+def test_long_documents_of_a_csv_file_are_read(tmp_path):
+    long = "word " * 40_000
+    (tmp_path / "long.csv").write_text("sentence,label\n" + "".join(f"{long}{i},{i % 2}\n" for i in range(20)))
+    data = load_task("sst2", path=tmp_path / "long.csv")
+    assert max(map(len, data.train.texts)) > 199_000
+
+
 def test_limits_cut_both_parts(tmp_path, write_parquet):
     write_parquet(tmp_path / "train.parquet", [f"t{i}" for i in range(300)], [i % 2 for i in range(300)])
     write_parquet(tmp_path / "validation.parquet", [f"v{i}" for i in range(90)], [0] * 90)

@@ -84,6 +84,12 @@ def test_box_ends_with_its_own_brace(text, content):
         ("n = 12,345", "12345"),
         (r"2\!+\,3", "2+3"),
         ("12.", "12"),
+        (r"-\frac{1}{2}", "-1/2"),
+        ("10{,}000", "10000"),
+        ("(1{,}000,2)", "(1000,2)"),
+        (r"30\text{ cm}^2", "30"),
+        (r"30 \text{ m}^{3}", "30"),
+        (r"2\pi\text{ cm}", r"2\pi"),
     ],
 )
 def test_equal_answers_have_one_spelling(one, other):

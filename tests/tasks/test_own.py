@@ -203,6 +203,14 @@ def test_columns_of_a_known_task_can_be_named(tmp_path, write_parquet):
         open_task("builtin", text_column="phrase")
 
 
+def test_whole_numbers_are_the_same_classes_however_a_file_spells_them(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"text {i},{i % 2}.0\n" for i in range(20)))
+    (tmp_path / "test.csv").write_text("text,label\n" + "".join(f"other {i},{i % 2}\n" for i in range(4)))
+    _, data = load("x", path=tmp_path)
+    assert data.label_names == ("0", "1")
+    assert sorted(data.validation.labels) == [0, 0, 1, 1]
+
+
 def test_misspelt_task_is_still_named():
     with pytest.raises(UnknownNameError, match="did you mean 'sst2'"):
         open_task("sst-3")
@@ -215,6 +223,10 @@ def test_misspelt_task_is_still_named():
         ([{"text": "a", "label": -1}, {"text": "b", "label": 0}], "hidden test set"),
         ([{"text": "a", "label": "Yes"}, {"text": "b", "label": "yes"}], "differ only in capitals"),
         ([{"text": "a", "label": None}, {"text": "b", "label": 1}], "no label"),
+        ([{"text": "a", "label": " "}, {"text": "b", "label": 1}], "no label"),
+        ([{"text": "a", "label": float("nan")}, {"text": "b", "label": 1}], "no label"),
+        ([{"text": "a", "label": 0.5}, {"text": "b", "label": 1.0}], "holds 0.5, which names no class"),
+        ([{"text": "a", "label": [0, 1]}, {"text": "b", "label": [1]}], r"holds \[0, 1\], which names no class"),
         ([{"body": "a", "label": 0}, {"body": "b", "label": 1}], "no text column 'text' or 'sentence'"),
         ([{"text": "a", "y": 0}, {"text": "b", "y": 1}], "no label column 'label'"),
     ],

@@ -244,6 +244,22 @@ def test_own_prompts_and_answers_are_read_by_the_names_of_their_columns(tmp_path
     assert data.chance_quality > 0.3
 
 
+def load_answers(path, *answers):
+    path.write_text("".join(json.dumps({"prompt": f"{n}?", "answer": a}) + "\n" for n, a in enumerate(answers)))
+    return open_task("sums", path=path, answer_column="answer").load(DatasetRequest(path=path))
+
+
+def test_answers_may_be_numbers(tmp_path):
+    data = load_answers(tmp_path / "sums.jsonl", *[42, 4.0, [0.5, "half"], "yes"] * 8)
+    assert set(data.train.answers) == {("42",), ("4",), ("0.5", "half"), ("yes",)}
+
+
+@pytest.mark.parametrize("odd", [None, True, {"text": "a"}, [None], float("nan")])
+def test_answer_that_is_none_is_named_with_its_row(tmp_path, odd):
+    with pytest.raises(DatasetError, match=r"sums.jsonl, row 2 is not laid out as sums is .*is no answer"):
+        load_answers(tmp_path / "sums.jsonl", "yes", odd, *["no"] * 20)
+
+
 def test_metric_of_a_task_can_be_chosen(tmp_path):
     assert open_task("natural_instructions", metric="exact_match").metrics == ("exact_match", "rouge_l")
     own = open_task("letters", path=tmp_path, answer_column="say", metric="inverse_perplexity")

@@ -49,6 +49,14 @@ def test_common_subsequence_agrees_with_the_table(first, second):
         ("Paris", ["London", "PARIS!"], 1.0),
         ("Paris, France", ["Paris"], 0.0),
         ("", ["Paris"], 0.0),
+        ("1,000", ["1000"], 1.0),
+        ("It is 3.", ["it is 3"], 1.0),
+        ("5", ["-5"], 0.0),
+        ("15", ["1.5"], 0.0),
+        ("-.5", [".5"], 0.0),
+        ("-", ["+"], 0.0),
+        ("", [">"], 0.0),
+        (">", [">"], 1.0),
     ],
 )
 def test_exact_match_looks_past_capitals_punctuation_and_white_space(text, references, expected):

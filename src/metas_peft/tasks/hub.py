@@ -1,5 +1,6 @@
 """Data sets from the model and data hub: the copy in its local cache first, then a download."""
 
+import contextlib
 import http.client
 import logging
 import re
@@ -11,7 +12,15 @@ from pathlib import Path
 
 from metas_peft.core.errors import DatasetUnavailableError
 from metas_peft.core.hub import hub_is_reachable
-from metas_peft.tasks.tables import TRAIN_STEMS, Columns, find_splits, only_split, read_shards, read_table
+from metas_peft.tasks.tables import (
+    TRAIN_STEMS,
+    Columns,
+    MissingShardsError,
+    find_splits,
+    only_split,
+    read_shards,
+    read_table,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +90,11 @@ def load_cached(source: HubSource, evaluation: Sequence[str]) -> SplitColumns | 
         paths = [folder / source.file for folder in folders]
         return next((SplitColumns(read_table(path), None, source.label) for path in paths if path.is_file()), None)
     for folder in folders:
-        if (files := find_splits(folder, (), evaluation)) is not None:
-            logger.info("Reading %s from the hub's cache.", source.repo)
-            return SplitColumns(read_shards(files.train), read_shards(files.evaluation), source.label)
+        # A download that was interrupted has left some shards: it is downloaded again.
+        with contextlib.suppress(MissingShardsError):
+            if (files := find_splits(folder, (), evaluation)) is not None:
+                logger.info("Reading %s from the hub's cache.", source.repo)
+                return SplitColumns(read_shards(files.train), read_shards(files.evaluation), source.label)
     return None
 
 
@@ -104,8 +115,9 @@ def _cached_folders(source: HubSource) -> list[Path]:
 def _cached_alone(source: HubSource) -> SplitColumns | None:
     """A training split that is the only table of its folder in the hub's cache."""
     for folder in _cached_folders(source) if source.alone else ():
-        if found := only_split(folder, TRAIN_STEMS):
-            return SplitColumns(read_shards(found), None, source.label)
+        with contextlib.suppress(MissingShardsError):
+            if found := only_split(folder, TRAIN_STEMS):
+                return SplitColumns(read_shards(found), None, source.label)
     return None
 
 

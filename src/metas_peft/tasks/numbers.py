@@ -57,12 +57,13 @@ def _content(text: str, box: re.Match[str]) -> str | None:
 _DROPPED = re.compile(
     r"\\(?:left|right)(?![a-z])|\\[!,;:]|\\ |\\\$|\$|\\?%|\^\s*\{?\\circ\}?|\\(?:mbox|text)\s*\{\s*\}"
 )
-_WORDS_BEHIND = re.compile(r"(?<=[\d}])\s*\\(?:text|mbox)\s*\{\s*[^{}]*\}$")
+_WORDS_BEHIND = re.compile(r"(?<=[\d}a-z])\s*\\(?:text|mbox)\s*\{\s*[^{}]*\}(?:\s*\^\s*(?:\d|\{\s*\d\s*\}))?$")
 _WORDS_ALONE = re.compile(r"\\(?:text|mbox|mathrm|textbf)\s*\{([^{}]*)\}")
 _SHORT_FRACTION = re.compile(r"\\frac\s*(?:(\d)|\{([^{}]*)\})\s*(?:(\d)|\{([^{}]*)\})")
-_SLASHED = re.compile(r"^(-?\d+)/(\d+)$")
+_SLASHED = re.compile(r"^(-?)(\d+)/(\d+)$")
 _SHORT_ROOT = re.compile(r"\\sqrt\s*(\w)")
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_THOUSANDS = re.compile(r"(?<=\d)\{,\}(?=\d{3})")  # as LaTeX spells them without a space behind
 _LEADING_POINT = re.compile(r"(?<!\d)\.(?=\d)")
 _TRAILING_ZEROS = re.compile(r"(\d+)\.0+(?!\d)")
 
@@ -75,7 +76,8 @@ def plain_mathematics(text: str) -> str:
     `1,000` becomes `1000` where it is the whole answer, since `(1,000)` may be a pair, and `x=5` becomes `5`. Values
     are not computed: `0.5` is not `\frac{1}{2}`.
     """
-    text = text.strip().rstrip(".").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\$", "")
+    text = _THOUSANDS.sub("", text.strip().rstrip("."))
+    text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\$", "")
     text = _WORDS_BEHIND.sub("", _DROPPED.sub("", text).strip())
     text = _WORDS_ALONE.sub(r"\1", text)
     text = _SHORT_FRACTION.sub(lambda m: f"\\frac{{{m[1] or m[2] or ''}}}{{{m[3] or m[4] or ''}}}", text)
@@ -86,5 +88,5 @@ def plain_mathematics(text: str) -> str:
         text = after
     if _GROUPED.fullmatch(text):
         text = text.replace(",", "")
-    text = _SLASHED.sub(r"\\frac{\1}{\2}", text)
+    text = _SLASHED.sub(r"\1\\frac{\2}{\3}", text)
     return _TRAILING_ZEROS.sub(r"\1", _LEADING_POINT.sub("0.", text))

@@ -5,6 +5,7 @@ is one of prompts and answers instead.
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,7 @@ def _own_prompts(name: str, hub: tuple[HubSource, ...], wanted: Wishes) -> Promp
 
     def ask(row: Row) -> tuple[str, Sequence[str]]:
         accepted = row[answer]
-        return row[prompt].strip(), [accepted] if isinstance(accepted, str) else accepted
+        return row[prompt].strip(), [_text(a) for a in accepted] if isinstance(accepted, list) else [_text(accepted)]
 
     task = PromptTask(
         name=name,
@@ -179,8 +180,14 @@ class OwnTexts(ClassTask):
     def _names(self, splits: Sequence[Columns], where: str) -> tuple[str, ...]:
         """Names of the classes: numbers in their own order, anything else in that of the alphabet."""
         values = [v for columns in splits for v in columns.get(self.label_column, ())]
-        if any(v is None for v in values):
+        if any(v is None or v != v or (isinstance(v, str) and not v.strip()) for v in values):
             raise DatasetError(f"{where}: a row has no label in {self.label_column!r}. Fill or remove it.")
+        odd = next((v for v in values if not isinstance(v, str | bool | int) and not _is_whole(v)), None)
+        if odd is not None:
+            raise DatasetError(
+                f"{where}: {self.label_column!r} holds {odd!r}, which names no class; a text or a whole number was "
+                "expected, one per example. Name the column of the labels with dataset.label_column."
+            )
         names = {_name(v) for v in values}
         if names and all(n.lstrip("-").isdigit() for n in names):
             if any(int(n) < 0 for n in names):
@@ -206,8 +213,25 @@ class OwnTexts(ClassTask):
         )
 
 
+_WHOLE = re.compile(r"^(-?\d+)\.0+$")
+
+
 def _name(value: Any) -> str:
     """A label as text; whole numbers without a point, however the file spells them."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip()
+    text = str(int(value) if _is_whole(value) else value).strip()
+    return _WHOLE.sub(r"\1", text)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer()
+
+
+def _text(answer: Any) -> str:
+    """An answer as text, which a file may hold as a number.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float) or answer != answer:
+        raise TypeError(f"{answer!r} is no answer")
+    return str(int(answer) if _is_whole(answer) else answer)

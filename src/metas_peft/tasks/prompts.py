@@ -124,9 +124,9 @@ class PromptTask(Task):
     def _ask(self, row: Row, where: str) -> tuple[str, tuple[str, ...]]:
         try:
             prompt, answers = self.ask(row)
+            accepted = tuple(answer.strip() for answer in answers if answer.strip())
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DatasetError(f"{where} is not laid out as {self.name} is ({error!r}). Fill or remove it.") from error
-        accepted = tuple(answer.strip() for answer in answers if isinstance(answer, str) and answer.strip())
         if not prompt or not accepted:
             raise DatasetError(f"{where}: an empty {'answer' if prompt else 'prompt'}. Fill or remove the row.")
         return prompt, accepted

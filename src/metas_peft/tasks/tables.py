@@ -2,12 +2,23 @@
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from metas_peft.core.errors import DatasetError
+
+# Of names such as `train-00000-of-00002`.
+_SHARD = re.compile(r"-\d+-of-(\d+)$")
+# A document in a cell may be longer than what the csv module takes for an unclosed quotation.
+csv.field_size_limit(2**31 - 1)
+
+
+class MissingShardsError(DatasetError):
+    """Some files of a split are not there."""
+
 
 Columns = dict[str, list[Any]]
 
@@ -83,6 +94,9 @@ def find_split(folder: Path, stems: Sequence[str]) -> tuple[Path, ...]:
     Args:
         folder: Folder to look in.
         stems: Names of the split, best first.
+
+    Raises:
+        MissingShardsError: Some of its files are not there.
     """
     if not folder.is_dir():
         return ()
@@ -93,8 +107,19 @@ def find_split(folder: Path, stems: Sequence[str]) -> tuple[Path, ...]:
             # `train.parquet`, or shards as the hub names them: `train-00000-of-00002.parquet`.
             found = [p for p in same if p.stem == stem] or [p for p in same if p.stem.startswith(f"{stem}-0")]
             if found:
+                _check_whole(found)
                 return tuple(found)
     return ()
+
+
+def _check_whole(shards: Sequence[Path]) -> None:
+    """Refuse a split of which shards are missing, as their names tell: an interrupted copy or download."""
+    count = next((int(match[1]) for path in shards if (match := _SHARD.search(path.stem))), len(shards))
+    if len(shards) != count:
+        raise MissingShardsError(
+            f"{shards[0].parent} holds {len(shards)} of the {count} files that {shards[0].name} is one of. Copy or "
+            "download the others too."
+        )
 
 
 def only_split(folder: Path, stems: Sequence[str]) -> tuple[Path, ...]:

@@ -9,12 +9,17 @@ import string
 from collections.abc import Sequence
 
 _WORDS = re.compile(r"\w+")
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+# A minus before a number and a point within one are not punctuation.
+_PUNCTUATION = re.compile(rf"(?!-\.?\d)(?!(?<=\d)\.\d)(?!\.\d)[{re.escape(string.punctuation)}]")
 
 
 def plain(text: str) -> str:
-    """A text without capitals, ASCII punctuation and superfluous white space."""
-    return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
+    """A text without capitals, superfluous white space, and ASCII punctuation but that of numbers (`-1.5`).
+
+    A text of nothing but punctuation stays as it is.
+    """
+    words = " ".join(_PUNCTUATION.sub("", text.lower()).split())
+    return words or " ".join(text.split())
 
 
 def exact_match(text: str, references: Sequence[str]) -> float:
