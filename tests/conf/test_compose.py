@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from metas_peft.conf.compose import Flags, launch, load
+from metas_peft.conf.compose import Flags, jobs, launch, load
 from metas_peft.conf.runfile import packaged, read_run
 from metas_peft.core.errors import OutputError, RunFileError, UnknownKeyError, UnknownNameError, UsageError
 
@@ -145,12 +145,12 @@ def test_launch_hands_over_configuration_and_existing_folder(run_file, tmp_path)
 
 def test_multirun_gives_each_job_its_own_folder(run_file, tmp_path):
     overrides = [f"output_dir={tmp_path}/out", "training.seed=1,2", "budgets.relative=0.5,0.7"]
-    jobs = launch(str(run_file), overrides, Flags(multirun=True), keep)
-    assert [(c.training.seed, c.budgets.relative) for c, _ in jobs] == [(1, 0.5), (1, 0.7), (2, 0.5), (2, 0.7)]
-    folders = [folder for _, folder in jobs]
+    done = launch(str(run_file), overrides, Flags(multirun=True), keep)
+    assert [(c.training.seed, c.budgets.relative) for c, _ in done] == [(1, 0.5), (1, 0.7), (2, 0.5), (2, 0.7)]
+    folders = [folder for _, folder in done]
     assert len(set(folders)) == 4
     assert folders[0] == tmp_path / "out" / "mine.multirun" / "mine-budgets.relative=0.5+training.seed=1"
-    assert all((c.output_dir, c.run_id) == (str(f.parent), f.name) for c, f in jobs)
+    assert all((c.output_dir, c.run_id) == (str(f.parent), f.name) for c, f in done)
 
 
 def test_multirun_again_with_other_values_uses_other_folders(run_file, tmp_path):
@@ -160,6 +160,25 @@ def test_multirun_again_with_other_values_uses_other_folders(run_file, tmp_path)
 
     assert folder(1) != folder(2)
     assert folder(1) == folder(1)
+
+
+@pytest.mark.parametrize("values", ["org/a,org_a", "'レビュー','文本'"])
+def test_names_that_come_to_the_same_letters_have_folders_of_their_own(run_file, tmp_path, values):
+    overrides = [f"output_dir={tmp_path}", f"dataset.text_column={values}"]
+    here = [folder.name for _, folder in launch(str(run_file), overrides, Flags(multirun=True), keep)]
+    elsewhere = [text for job in jobs(str(run_file), overrides) for text in job if text.startswith("run_id=")]
+    assert len(set(here)) == 2
+    assert [text.partition("=")[2].strip("'\"") for text in elsewhere] == here
+
+
+def test_home_folder_may_be_written_as_in_a_shell(run_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    overrides = ["output_dir='~/runs'", "dataset.path='~/data'"]
+    ((config, folder),) = launch(str(run_file), overrides, Flags(), keep)
+    assert (config.output_dir, config.dataset.path) == (str(tmp_path / "runs"), str(tmp_path / "data"))
+    assert folder == tmp_path / "runs" / config.run_id
+    assert not (tmp_path / "~").exists()
 
 
 def test_failing_job_of_a_multirun_lets_the_others_run(run_file, tmp_path, caplog):

@@ -91,6 +91,19 @@ def test_role_of_a_method_names_its_files(method, called):
     assert role(method) == called
 
 
+def test_range_of_a_study_can_be_replaced_by_any_name_of_its_key():
+    space = {
+        "r": {"type": "categorical", "choices": [4, 8]},
+        "training.learning_rate": {"type": "loguniform", "low": 1e-4, "high": 1e-3},
+        "lambda_energy": {"high": 2.0},
+    }
+    cell = plan({**SOURCE, "settings": {"optuna": {"search_space": space}}})[0]
+    found = cell.data["optuna"]["search_space"]
+    assert found["r"] == space["r"]
+    assert "learning_rate" not in found
+    assert found["lambda_energy"] == {"type": "loguniform", "low": 0.1, "high": 2.0}
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [

@@ -17,7 +17,7 @@ from metas_peft.report.compare import as_plain, compare
 from metas_peft.report.compare_entries import find_runs, read_entries
 from metas_peft.report.compare_page import all_tables, render, write_comparison
 from metas_peft.report.compare_statistics import REDRAWN, Bootstrap, paired, quality_of
-from metas_peft.report.compare_tables import latex, markdown
+from metas_peft.report.compare_tables import cell_tables, latex, markdown
 from metas_peft.tasks.metrics import confusion, matthews
 
 from .conftest import realistic_results
@@ -209,8 +209,36 @@ def test_members_at_other_operating_points_are_in_no_common_row(make_run, tmp_pa
         config = {"training": {"seed": seed}, "evaluation": {"operating_points": points}}
         make_run(f"host-{seed}", seed=seed, baselines=True, config=config)
     (cell,) = compare([tmp_path / "runs"], draws=0)
-    assert len(cell.methods) == 2 * 5
-    assert all("operating_points" in m.name and len(m.seeds) == 1 for m in cell.methods)
+    assert len(cell.methods) == 2 * 4 + 1
+    (whole,) = [m for m in cell.methods if "operating_points" not in m.name]
+    assert (whole.name, whole.seeds) == ("Static LoRA (as described)", (0, 1))  # it has no members
+    assert all(len(m.seeds) == 1 for m in cell.methods if m is not whole)
+
+
+def test_runs_on_other_numbers_of_examples_are_in_cells_of_their_own(make_run, tmp_path):
+    make_run("whole")
+    make_run("quick", method="EChorda-style", n_validation=100)
+    found = [cell.cell.title for cell in compare([tmp_path / "runs"], draws=0)]
+    assert found == [f"all-MiniLM-L6-v2 on sst2 (synthetic data) ({n} examples), for pixel-8" for n in (100, E)]
+
+
+def test_rival_without_a_common_seed_is_not_said_to_have_no_volume(make_run, tmp_path):
+    make_run("ours", seed=0)
+    make_run("rival", method="EChorda-style", seed=1)
+    (cell,) = compare([tmp_path / "runs"], draws=0)
+    text = "\n".join(str(row) for table in cell_tables(cell) for row in table.rows)
+    assert "no seed with both volumes" in text
+    assert "theirs is 0" not in text
+
+
+def test_dense_models_of_two_computers_are_noted(make_run, tmp_path):
+    make_run("here")
+    folder = make_run("there", method="EChorda-style")
+    data = json.loads((folder / "results.json").read_text())
+    data["dense"]["latency_ms"] *= 3
+    (folder / "results.json").write_text(json.dumps(data))
+    (cell,) = compare([tmp_path / "runs"], draws=0)
+    assert any("as on different computers" in note for note in cell.notes)
 
 
 def test_settings_without_bearing_on_a_baseline_make_no_variant_of_it(make_run, tmp_path):

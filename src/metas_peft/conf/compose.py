@@ -40,9 +40,9 @@ _GATE_KEYS = ("granularity", "hard_concrete_temperature", "gate_sparsity_regular
 # Hydra's own settings: the run's folder is Hydra's folder, and Hydra neither moves there nor writes nor logs.
 _HYDRA = {
     "job": {"name": "run", "chdir": False},
-    "run": {"dir": "${output_dir}/${run_id}"},
+    "run": {"dir": "${metas_home:${output_dir}}/${run_id}"},
     "sweep": {
-        "dir": "${output_dir}/${run_id}.multirun",
+        "dir": "${metas_home:${output_dir}}/${run_id}.multirun",
         "subdir": "${run_id}-${metas_differences:${hydra.overrides.task}}",
     },
     "output_subdir": None,
@@ -229,7 +229,13 @@ def _finish(composed: DictConfig, file: RunFile, texts: Sequence[str]) -> RunCon
         data = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(data, dict)
     config = values.build({str(k): v for k, v in data.items()}, where)
-    config = dataclasses.replace(config, given=file.given | frozenset(set_here))
+    data_path = config.dataset.path
+    config = dataclasses.replace(
+        config,
+        given=file.given | frozenset(set_here),
+        output_dir=_home(config.output_dir),
+        dataset=dataclasses.replace(config.dataset, path=None if data_path is None else _home(data_path)),
+    )
     method = METHODS[config.method]
     if method.changes:
         config = values.replace(config, method.changes)
@@ -275,13 +281,21 @@ def _check_folder(folder: Path) -> None:
 def _differences(overrides: Sequence[str]) -> str:
     """Folder name of one job of a sweep: what it was told, short enough for a file system."""
     told = sorted(t.lstrip("+") for t in overrides if not t.lstrip("+").startswith(("output_dir=", "run_id=")))
-    text = re.sub(r"[^A-Za-z0-9.=+~-]+", "_", "+".join(told).translate({ord(c): None for c in "\"'"})) or "default"
-    if len(text) <= 100:
+    plain = "+".join(told).translate({ord(c): None for c in "\"'"})
+    text = re.sub(r"[^A-Za-z0-9.=+~-]+", "_", plain) or "default"
+    # Other names might come to the same, such as org/a and org_a; brackets and commas of lists do not tell runs apart.
+    if len(text) <= 100 and not re.search(r"[^A-Za-z0-9.=+~_ ,:\[\]{}()-]", plain):
         return text
     return f"{text[:80]}-{hashlib.sha256(','.join(told).encode()).hexdigest()[:8]}"
 
 
+def _home(path: str) -> str:
+    """A path with the home folder for a leading `~`, as a shell reads it."""
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
 OmegaConf.register_new_resolver("metas_differences", _differences, replace=True)
+OmegaConf.register_new_resolver("metas_home", _home, replace=True)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 
 from metas_peft.conf import values, yaml12
 from metas_peft.conf.compose import load
-from metas_peft.conf.keys import keys_of
+from metas_peft.conf.keys import keys_of, searched
 from metas_peft.conf.methods import METHODS, Shape
 from metas_peft.conf.runfile import RunFile
 from metas_peft.conf.schema import RunConfig
@@ -127,8 +127,26 @@ def merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for name, value in top.items():
         below = result.get(name)
-        result[name] = merged(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+        if name == "search_space" and isinstance(value, Mapping) and isinstance(below, Mapping):
+            result[name] = _spaces(below, value)
+        else:
+            result[name] = merged(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
     return result
+
+
+def _spaces(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """Two search spaces as one: a range with a type takes the place of that of its key, whatever either is called."""
+    anew = {_key_of(name) for name, span in top.items() if isinstance(span, Mapping) and "type" in span}
+    kept = {name: span for name, span in base.items() if _key_of(name) not in anew}
+    return merged(kept, top)
+
+
+def _key_of(name: str) -> str:
+    """The dotted path that a name in a search space means; a name that means none is refused where the file is read."""
+    try:
+        return searched(name).path
+    except UnknownKeyError:
+        return name
 
 
 def role(method: str) -> str:

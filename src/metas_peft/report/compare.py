@@ -29,7 +29,7 @@ from metas_peft.report.words import origins_of
 
 SCHEMA_VERSION = 2  # 1 tested the difference between members that the same examples had chosen
 DRAWS = 1000
-SAME_BUDGET = 1.05
+SAME_BUDGET, SAME_MACHINE = 1.05, 1.1
 FEW_SEEDS = 5
 # What a member was chosen by. Runs keep no held-out quality of rivals' members by which all could be chosen alike.
 BY_EVALUATION, BY_COST = "evaluation examples", "cost"
@@ -199,6 +199,12 @@ def _doubts(entries: Sequence[Entry], summaries: Sequence[MethodSummary]) -> lis
             found.append(
                 f"Seed {seed}: the runs' dense models differ (quality {min(dense):.4f} to {max(dense):.4f}); all are "
                 "measured against their mean."
+            )
+        times = [t for e in entries if e.seed == seed and (t := e.dense.cost.latency_ms) is not None]
+        if times and max(times) > SAME_MACHINE * min(times):
+            found.append(
+                f"Seed {seed}: the runs' dense models take {min(times):.3g} to {max(times):.3g} ms, as on different "
+                "computers; all are measured against their mean, which is of neither."
             )
     named = {frozenset(e.limits) for e in entries}
     shared = frozenset.intersection(*named)

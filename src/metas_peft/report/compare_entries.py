@@ -36,6 +36,7 @@ class Cell:
         quality_metric: Headline metric.
         workload: What one pass is, in words.
         split: Examples that quality is of: `validation`, or `holdout` for trials of a search.
+        examples: How many they are; 0 where a run does not say.
     """
 
     backbone: str
@@ -44,12 +45,14 @@ class Cell:
     quality_metric: str
     workload: str
     split: str
+    examples: int = 0
 
     @property
     def title(self) -> str:
         """Such as `minilm on sst2, for pixel-8`."""
-        judged = "" if self.split == "validation" else f" ({self.split})"
-        return f"{self.backbone} on {self.task}{judged}, for {self.device}"
+        parts = ("" if self.split == "validation" else self.split, f"{self.examples} examples" if self.examples else "")
+        judged = ", ".join(part for part in parts if part)
+        return f"{self.backbone} on {self.task}{f' ({judged})' if judged else ''}, for {self.device}"
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ def _baseline(
 def _cell(run: Run, results: Mapping[str, Any], target: Target) -> Cell:
     task = f"{run.task} (synthetic data)" if run.is_synthetic and "synthetic" not in run.task else run.task
     split = str(results.get("evaluation_split") or "validation")
-    return Cell(run.backbone, task, target.device, run.quality_metric, run.workload, split)
+    return Cell(run.backbone, task, target.device, run.quality_metric, run.workload, split, run.n_validation or 0)
 
 
 def _answers(path: Path) -> dict[str, np.ndarray]:

@@ -150,6 +150,8 @@ def _between(pair: PairSummary) -> str:
 
 
 def _verdict(pair: PairSummary) -> str:
+    if pair.volume is None:
+        return "no seed with both volumes"
     return verdict(Ratio(pair.ratio.value, pair.ratio.low, pair.ratio.high))
 
 

@@ -35,6 +35,12 @@ _BEARING: tuple[tuple[str, Callable[[Method], bool]], ...] = (
     ("model.gating.", lambda m: m.shape is Shape.GATED),
     ("budgets.", lambda m: m.shape is not Shape.DENSE),
     ("front", lambda m: m.shape is not Shape.DENSE),
+    # AdaLoRA is tuned with the dense stage's settings alone; so is everything else that removes nothing.
+    ("training.distillation.", lambda m: m.shape is not Shape.DENSE),
+    ("training.joint_steps", lambda m: m.shape is not Shape.DENSE),
+    ("training.path_steps", lambda m: m.shape is not Shape.DENSE),
+    ("training.gate_steps", lambda m: m.shape is not Shape.DENSE),
+    ("evaluation.operating_points", lambda m: m.shape is not Shape.DENSE),
 )
 
 

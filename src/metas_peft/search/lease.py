@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 
 WORKER, BEAT = "worker", "beat"
 MISSED_BEATS = 3
-# Processes are told apart by when they started; clocks are read to a hundredth of a second.
-START_TOLERANCE_S = 0.05
+# Processes are told apart by when they started, in ticks or in seconds, whatever `_started` counts in.
+START_TOLERANCE = 2.0
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Owner:
     """A process that runs trials.
 
     Attributes:
-        home: Computer and process namespace: where its number means something.
+        home: Computer, its start, and process namespace: where its number means something.
         pid: Process number.
-        started: When it started, in seconds since 1970.
+        started: When it started, by a clock that nobody sets where the system has one.
     """
 
     home: str
@@ -49,7 +50,9 @@ class Owner:
         """This process."""
         namespace = Path("/proc/self/ns/pid")
         scope = os.readlink(namespace) if namespace.exists() else ""
-        return cls(f"{platform.node()} {scope}".strip(), os.getpid(), psutil.Process().create_time())
+        # Many machines are called `localhost`, and the first namespace has the same number on all.
+        boot = BOOT.read_text(encoding="ascii").strip() if BOOT.exists() else ""
+        return cls(" ".join(f"{platform.node()} {boot} {scope}".split()), os.getpid(), _started(os.getpid()))
 
     def as_dict(self) -> dict[str, Any]:
         """As stored with the trial."""
@@ -67,12 +70,26 @@ class Owner:
             return None
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < START_TOLERANCE_S
+            same = abs(_started(self.pid) - self.started) <= START_TOLERANCE
             return same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
         except psutil.AccessDenied:
             return None
+
+
+def _started(pid: int) -> float:
+    """When a process started: in ticks since the computer did, else in seconds of a clock that may be set.
+
+    Raises:
+        psutil.NoSuchProcess: There is none.
+    """
+    try:
+        # Behind the name, which may hold anything: state, parent, ...; proc(5), field 22.
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return float(fields[19])
+    except (OSError, IndexError, ValueError):
+        return psutil.Process(pid).create_time()
 
 
 class Lease:
