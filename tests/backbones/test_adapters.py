@@ -1,15 +1,19 @@
 """LoRA through PEFT: what is trained, what merging gives, what goes to disk."""
 
+import copy
 import json
 
 import peft
 import pytest
 import torch
 
-from metas_peft.backbones import Layout, add_lora
+from metas_peft.backbones import Layout, add_lora, compact, shape_of
 from metas_peft.backbones.adapter_files import save_adapter
-from metas_peft.backbones.adapters import inverse, merged_weight, reorder
-from metas_peft.core.errors import UnknownNameError
+from metas_peft.backbones.adapters import adapter_sites, inverse, merged_weight, reorder
+from metas_peft.backbones.store import load, save_compact
+from metas_peft.core.errors import UnknownNameError, UnsupportedBackboneError
+from metas_peft.core.subnet import Subnet
+from metas_peft.gates import GateSet
 from metas_peft.testing.tiny import TINY_CONFIGS, randomise_lora, tiny_adapted, tiny_batch, tiny_model
 
 FAMILIES = ("bert", "roberta", "llama")
@@ -84,6 +88,87 @@ def test_merged_weight_is_the_base_plus_the_kept_ranks(ranks):
     for rank in range(3) if ranks is None else ranks:
         expected += 4.0 * torch.outer(b[:, rank], a[rank])
     assert torch.allclose(merged_weight(module, ranks), expected, atol=1e-6)
+
+
+def with_bias(model):
+    return peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["query"], lora_bias=True))
+
+
+def another(model):
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["query"]))
+    adapted.add_adapter("other", peft.LoraConfig(r=2, target_modules=["query"]))
+    adapted.set_adapter("other")
+    return adapted
+
+
+def merged(model):
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["query"]))
+    adapted.merge_adapter()
+    return adapted
+
+
+@pytest.mark.parametrize(
+    ("adapt", "message"),
+    [
+        (with_bias, "has a bias, which belongs to no rank"),
+        (another, "that is active is called other; the one called 'default' is used"),
+        (merged, "is merged into its weights. Call model.unmerge_adapter"),
+        (lambda m: peft.get_peft_model(m, peft.LoraConfig(r=2, target_modules=["query"], use_dora=True)),
+         "is a variant"),
+        (lambda m: peft.get_peft_model(m, peft.LoraConfig(r=2, target_modules=["query"]), adapter_name="mine"),
+         "is called mine"),
+        (lambda m: peft.get_peft_model(m, peft.LoraConfig(r=2, target_modules=["word_embeddings"])),
+         "adapts an embedding"),
+        (lambda m: peft.get_peft_model(m, peft.IA3Config(target_modules=["query"], feedforward_modules=[])),
+         "gates and cuts know LoRA alone"),
+    ],
+)  # fmt: skip
+def test_adapters_that_would_be_cut_as_something_else_are_refused(adapt, message):
+    network = adapt(tiny_model("bert")).get_base_model()
+    shape = shape_of(tiny_model("bert"))
+    for refused in (lambda: adapter_sites(network), lambda: compact(network, shape, Subnet.dense(shape))):
+        with pytest.raises(UnsupportedBackboneError, match=message):
+            refused()
+
+
+def test_adapters_outside_of_the_layers_are_merged_too(tmp_path):
+    config = peft.LoraConfig(r=2, target_modules="all-linear", task_type="SEQ_CLS", init_lora_weights=False)
+    model = tiny_model("bert")
+    adapted = peft.get_peft_model(model, config).eval()
+    network, plain = adapted.get_base_model(), shape_of(tiny_model("bert"))
+    shape = shape_of(network, adapter_sites(network))
+    assert shape.head_flops_per_sequence == plain.head_flops_per_sequence
+    small = compact(network, shape, Subnet.dense(shape))
+    assert not [name for name, _ in small.named_parameters() if "lora_" in name]
+    save_compact(small, model.config, Subnet.dense(shape), tmp_path / "m", {"name": "all"})
+    assert torch.allclose(logits(load(tmp_path / "m")), logits(adapted), atol=1e-5)
+
+
+def test_embeddings_that_are_trained_whole_count_once():
+    plain = shape_of(tiny_model("llama"))
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    network = peft.get_peft_model(tiny_model("llama"), config).get_base_model()
+    assert shape_of(network, adapter_sites(network)).embedding_params == plain.embedding_params
+
+
+def test_experts_with_adapters_are_refused_in_a_sentence():
+    config = peft.LoraConfig(r=2, target_modules="all-linear")
+    adapted = peft.get_peft_model(tiny_model("deepseek-v3", language_model=True), config)
+    with pytest.raises(UnsupportedBackboneError, match="Fused experts carry no adapters: name the projections"):
+        GateSet.of(adapted, ["layer"])
+
+
+def test_head_that_was_trained_apart_from_tied_embeddings_is_loaded_as_it_is(tmp_path):
+    model = tiny_model("llama", language_model=True, tie_word_embeddings=True)
+    dense_config = copy.deepcopy(model.config)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    network = peft.get_peft_model(model, config).get_base_model()
+    with torch.no_grad():
+        network.lm_head.modules_to_save["default"].weight.add_(1.0)
+    shape = shape_of(network, adapter_sites(network))
+    small = compact(network, shape, Subnet.dense(shape))
+    save_compact(small, dense_config, Subnet.dense(shape), tmp_path / "m", {"name": "all"})
+    assert torch.allclose(logits(load(tmp_path / "m")), logits(small), atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

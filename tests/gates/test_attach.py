@@ -138,6 +138,31 @@ def test_loss_reaches_every_gate(every, granularity):
         assert (log_alpha.grad != 0).all(), name
 
 
+@pytest.mark.parametrize("granularity", ["layer", "attention", "ffn"])
+def test_pass_in_which_all_happen_to_be_open_reaches_the_gates_too(tiny, granularity):
+    model, shape = tiny
+    gates = GateSet(shape, (granularity,), start=0.999)
+    model.train()
+    with attach(gates, model):
+        for seed in range(20):
+            gates.zero_grad()
+            model(**tiny_batch(seed)).logits.pow(2).sum().backward()
+            assert gates.log_alpha[granularity].grad is not None, seed
+
+
+@pytest.mark.parametrize("granularity", ["attention", "ffn"])
+def test_presence_of_a_sub_layer_is_felt_in_every_family(every, granularity):
+    """A norm behind the sub-layer must not undo what multiplies it."""
+    adapted, shape = every
+    model, values = adapted.get_base_model(), vars(gate_values(Subnet.dense(shape), shape))
+    with torch.no_grad():
+        whole, mild = logits(model, tiny_batch()), dict(values)
+        mild[granularity] = 0.5 * values[granularity]
+        with gated(model, shape, lambda: GateValues(**mild)):
+            halved = logits(model, tiny_batch())
+    assert (halved - whole).abs().max() > 1e-3 * whole.abs().max()
+
+
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_slope_of_a_gate_is_that_of_finite_differences(every, granularity):
     adapted, shape = every

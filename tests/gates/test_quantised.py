@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from metas_peft.backbones import compact
+from metas_peft.backbones import compact, shape_of
 from metas_peft.backbones.load import without_dropout
 from metas_peft.backbones.quantised import dequantise, is_quantised
 from metas_peft.gates import GRANULARITIES, GateSet, attach, masked
@@ -105,3 +105,21 @@ def test_compact_equals_masked(family, way, device):
             assert not any(is_quantised(m) for m in small.modules())
             assert torch.allclose(small(**batch).logits, expected, atol=1e-4, rtol=1e-4), seed
     assert any(is_quantised(m) for m in network.modules())
+
+
+@needs("torchao")
+def test_model_that_was_loaded_quantised_is_a_plain_one_when_it_is_cut(tmp_path):
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import AutoModelForSequenceClassification, TorchAoConfig
+
+    tiny_model("bert", hidden_size=64).save_pretrained(tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path, quantization_config=TorchAoConfig(Int8WeightOnlyConfig())
+    )
+    assert model.is_quantized
+    shape = shape_of(model)
+    small = compact(model, shape, random_subnet(shape, 1))
+    assert not getattr(small, "is_quantized", False)
+    assert getattr(small.config, "quantization_config", None) is None
+    assert {p.dtype for p in small.bfloat16().parameters()} == {torch.bfloat16}
+    assert model.is_quantized

@@ -136,6 +136,15 @@ def test_gates_have_their_own_rate_and_no_weight_decay():
     assert float(objective.gate.detach()) == pytest.approx(-0.03, rel=1e-4)
 
 
+@pytest.mark.parametrize("scheduler", ["constant", "linear"])
+def test_rate_warms_up_under_every_scheduler(scheduler):
+    adapted = tiny_adapted("bert")[0]
+    before = {n: p.detach().clone() for n, p in adapted.named_parameters() if p.requires_grad}
+    settings = {"learning_rate": 0.01, "scheduler": scheduler, "warmup": 4}
+    after = train(TaskObjective(), adapted, steps=1, **settings)
+    assert all(torch.equal(after[n], before[n]) for n in before)  # the first step of a warm-up has a rate of 0
+
+
 def test_accumulated_batches_are_averaged():
     objective = Gate()
     train(objective, gates=[objective.gate], gate_rate=0.01, steps=2, accumulation=4)

@@ -97,18 +97,12 @@ def adapter_sites(model: Any) -> tuple[AdapterSite, ...]:
     Raises:
         UnsupportedBackboneError: Layers differ in what is adapted or in its rank, or an adapter is no plain LoRA.
     """
+    check_plain(model)
     layout = Layout(model)
     found: list[dict[str, int]] = []
     for layer in layout.layers:
         modules = {name: layout.projection(layer, name) for name in layout.sites}
         adapted = {name: module for name, module in modules.items() if is_adapted(module)}
-        for name, module in adapted.items():
-            if getattr(module, "lora_variant", None):
-                variant = type(module.lora_variant[ADAPTER]).__name__
-                raise UnsupportedBackboneError(
-                    f"The adapter of {name} is a variant of LoRA ({variant}), whose ranks cannot be gated or cut one "
-                    "by one. Use plain LoRA."
-                )
         found.append({name: lora_maps(module)[0].weight.shape[0] for name, module in adapted.items()})
     for i, ranks in enumerate(found):
         if ranks != found[0]:
@@ -118,6 +112,42 @@ def adapter_sites(model: Any) -> tuple[AdapterSite, ...]:
             )
     sizes = Layout(blueprint(model))
     return tuple(adapter_site(sizes, name, rank) for name, rank in found[0].items())
+
+
+def check_plain(model: nn.Module) -> None:
+    """Refuse what PEFT did to a model and what would be gated, cut or merged as something else.
+
+    Raises:
+        UnsupportedBackboneError: An adapter is no plain LoRA, has another name than `default`, is not the active one,
+            is merged already, or has a bias.
+    """
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer) and (why := _objection(module, LoraLayer)):
+            raise UnsupportedBackboneError(f"The adapter of {name} {why}.")
+
+
+def _objection(module: Any, lora: type) -> str:
+    """Why an adapter is not one that can be gated, cut and merged; empty if it is."""
+    if not isinstance(module, lora):
+        return f"is a {type(module).__name__} of PEFT; gates and cuts know LoRA alone. Use LoraConfig"
+    if module.merged:
+        return "is merged into its weights. Call model.unmerge_adapter() first"
+    if list(module.active_adapters) != [ADAPTER]:
+        return (
+            f"that is active is called {', '.join(module.active_adapters)}; the one called {ADAPTER!r} is used. "
+            f"Make it the only active one, or name yours so"
+        )
+    if not is_adapted(module):
+        return "adapts an embedding, which is not cut. Leave it out of target_modules"
+    if getattr(module, "lora_variant", None):
+        variant = type(next(iter(module.lora_variant.values()))).__name__
+        return f"is a variant of LoRA ({variant}), whose ranks cannot be gated or cut one by one. Use plain LoRA"
+    if module.lora_B[ADAPTER].bias is not None:
+        return "has a bias, which belongs to no rank. Leave out lora_bias"
+    return ""
 
 
 def plain_ends(layout: Layout) -> dict[str, tuple[int, int]]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from metas_peft.backbones.adapters import is_adapted, lora_maps, merged_weight, plain_heads
+from metas_peft.backbones.adapters import check_plain, is_adapted, lora_maps, merged_weight, plain_heads
 from metas_peft.backbones.cutting import check_fit, cut
 from metas_peft.backbones.family import put
 from metas_peft.backbones.hooks import GATED
@@ -49,6 +49,7 @@ def compact(model: Any, shape: BackboneShape, subnet: Subnet, *, merge: bool = T
             "`with attach(...)` block or after Attachment.detach()."
         )
     check_fit(shape, subnet)
+    check_plain(model)
     smaller = copy.deepcopy(model)
     plain_heads(smaller)
     dequantise(smaller)  # what is cut and merged is cut and merged as floating-point numbers
@@ -77,6 +78,11 @@ def _settle_adapters(model: Any, shape: BackboneShape, subnet: Subnet, merge: bo
                 put(layer, layout.path_of(layer, site), base)
             elif ranks is not None:
                 _keep_ranks(module, torch.tensor(ranks, dtype=torch.long))
+    if merge:  # `all-linear` of PEFT adapts maps outside of the layers too, such as a pooler
+        for name, module in [(n, m) for n, m in model.named_modules() if is_adapted(m)]:
+            base = base_of(module)
+            base.weight = nn.Parameter(merged_weight(module, None))
+            put(model, name, base)
 
 
 def _keep_ranks(module: Any, ranks: torch.Tensor) -> None:

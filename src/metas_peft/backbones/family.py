@@ -37,6 +37,8 @@ class SubLayer:
 
     Attributes:
         block: Module whose output is the sub-layer's.
+        presence: Module whose output is multiplied by the sub-layer's presence, where that is another: a norm behind
+            the block would undo what multiplies the block's own output.
         projections: Canonical site -> path of a linear map that can carry an adapter.
         parts: What its units (heads, neurons) own; those with side `in` lead back to the residual.
         norms: Paths of the normalisation layers around it.
@@ -56,6 +58,7 @@ class SubLayer:
     absent: Mapping[str, Callable[[], nn.Module]]
     empty: tuple[str, Callable[[nn.Module], nn.Module]] | None = None
     residual: int | None = None
+    presence: str | None = None
     counters: tuple[tuple[str, str], ...] = ()
     group_counters: tuple[tuple[str, str], ...] = ()
 

@@ -48,7 +48,7 @@ def gate_presence(layer: nn.Module, table: SubLayer, gate: Gate) -> list[Any]:
             return _first(out, lambda y: scale_units(y, z[None]))
         return _first(out, lambda y: blend(argument(args, kwargs, position), y, z))
 
-    return [get(layer, table.block).register_forward_hook(hook, with_kwargs=True)]
+    return [get(layer, table.presence or table.block).register_forward_hook(hook, with_kwargs=True)]
 
 
 def gate_units(layout: Layout, layer: nn.Module, table: SubLayer, gate: Gate) -> list[Any]:

@@ -1,6 +1,7 @@
 """A family's table bound to a model: its layers, what their units are, and where adapters can sit."""
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -45,11 +46,20 @@ class Layout:
 
     def attention(self, layer: nn.Module) -> SubLayer:
         """Table of a layer's attention."""
-        return next(table for table in self.family.attention if table.is_in(layer))
+        return self._fitting(self.family.attention, layer)
 
     def ffn(self, layer: nn.Module) -> SubLayer:
         """Table of a layer's feed-forward sub-layer."""
-        return next(table for table in self.family.ffn if table.is_in(layer))
+        return self._fitting(self.family.ffn, layer)
+
+    def _fitting(self, tables: Sequence[SubLayer], layer: nn.Module) -> SubLayer:
+        found = next((table for table in tables if table.is_in(layer)), None)
+        if found is None:
+            raise UnsupportedBackboneError(
+                f"A layer of this {self.family.name} model is not as its family builds it. Fused experts carry no "
+                "adapters: name the projections of attention as targets, not all-linear."
+            )
+        return found
 
     @cached_property
     def shares_key_value(self) -> bool:

@@ -11,12 +11,13 @@ from metas_peft.backbones.family import Family, SubLayer, register
 from metas_peft.backbones.parts import Part
 
 
-def attention(*norms: str, extra: tuple[Part, ...] = ()) -> SubLayer:
+def attention(*norms: str, extra: tuple[Part, ...] = (), presence: str | None = None) -> SubLayer:
     """Attention with separate projections.
 
     Args:
         norms: Norms that go with it.
         extra: What heads own besides the projections.
+        presence: Norm behind the block, where there is one.
     """
     return SubLayer(
         block="self_attn",
@@ -31,16 +32,18 @@ def attention(*norms: str, extra: tuple[Part, ...] = ()) -> SubLayer:
         norms=norms,
         absent={**dict.fromkeys(norms, nn.Identity), "self_attn": ZeroAttention},
         empty=("self_attn", lambda module: HeadlessAttention("o_proj", module.o_proj)),
+        presence=presence,
         group_counters=(("self_attn", "num_key_value_groups"),),
     )
 
 
-def gated_ffn(*norms: str, block: str = "mlp") -> SubLayer:
+def gated_ffn(*norms: str, block: str = "mlp", presence: str | None = None) -> SubLayer:
     """A feed-forward block of three maps.
 
     Args:
         norms: Norms that go with it.
         block: Path of the block.
+        presence: Norm behind the block, where there is one.
     """
     return SubLayer(
         block=block,
@@ -48,6 +51,7 @@ def gated_ffn(*norms: str, block: str = "mlp") -> SubLayer:
         parts=(Part(f"{block}.up_proj", "out"), Part(f"{block}.gate_proj", "out"), Part(f"{block}.down_proj", "in")),
         norms=norms,
         absent={**dict.fromkeys(norms, nn.Identity), block: ZeroFeedForward},
+        presence=presence,
     )
 
 
@@ -78,8 +82,10 @@ GEMMA3 = register(
         "gemma3",
         "gemma3",
         "gemma3_text",
-        attention=attention("input_layernorm", "post_attention_layernorm"),
-        ffn=(gated_ffn("pre_feedforward_layernorm", "post_feedforward_layernorm"),),
+        attention=attention("input_layernorm", "post_attention_layernorm", presence="post_attention_layernorm"),
+        ffn=(
+            gated_ffn("pre_feedforward_layernorm", "post_feedforward_layernorm", presence="post_feedforward_layernorm"),
+        ),
         fills_cache=True,
     )
 )

@@ -19,7 +19,7 @@ def is_quantised(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def dequantise(model: nn.Module) -> None:
-    """Replace every quantised map by a plain one of the same function, in place.
+    """Replace every quantised map by a plain one of the same function, in place; the model forgets that it had any.
 
     Args:
         model: A `transformers` model, with or without LoRA modules.
@@ -32,6 +32,10 @@ def dequantise(model: nn.Module) -> None:
         plain.weight = nn.Parameter(dequantize_module_weight(map_).detach(), requires_grad=False)
         plain.bias = map_.bias
         put(model, name, plain)
+    # With these, `transformers` refuses to cast or to train the model.
+    for mark in ("is_quantized", "hf_quantizer", "quantization_method", "is_loaded_in_4bit", "is_loaded_in_8bit"):
+        vars(model).pop(mark, None)
+    vars(getattr(model, "config", model)).pop("quantization_config", None)
 
 
 def blueprint(model: Any) -> Any:

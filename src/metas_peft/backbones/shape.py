@@ -31,12 +31,15 @@ def shape_of(model: Any, sites: tuple[AdapterSite, ...] = (), model_id: str = ""
     head_size = part.length(get(layer, path)) // layout.n_heads
 
     def count(name_filter: Callable[[str], bool]) -> int:
-        return sum(p.numel() for n, p in model.named_parameters() if name_filter(n) and "lora_" not in n)
+        added = ("lora_", "original_module")  # by PEFT: adapters, and the frozen twin of what is trained whole
+        return sum(p.numel() for n, p in model.named_parameters() if name_filter(n) and not any(a in n for a in added))
 
     inside = f"{layout.stack_path}."
     is_head = _head_filter(layout)
     head_linears = [
-        m for n, m in model.named_modules() if isinstance(m, nn.Linear) and is_head(n) and "original_module" not in n
+        m
+        for n, m in model.named_modules()
+        if isinstance(m, nn.Linear) and is_head(n) and "original_module" not in n and "lora_" not in n
     ]
     head_flops = sum(2 * m.in_features * m.out_features for m in head_linears)
     shape = BackboneShape(
@@ -55,7 +58,7 @@ def shape_of(model: Any, sites: tuple[AdapterSite, ...] = (), model_id: str = ""
         ffn_bias=_has_bias(layout, layer, ffn, "in"),
         norm_params=_numel(p for n in attention.norms for p in _own(get(layer, n))),
         embedding_params=count(lambda n: not n.startswith(inside) and not is_head(n)),
-        head_params=count(lambda n: is_head(n) and "original_module" not in n),
+        head_params=count(is_head),
         head_flops_per_sequence=0 if _is_per_token(model, layout) else head_flops,
         head_flops_per_token=head_flops if _is_per_token(model, layout) else 0,
         causal=family.causal,

@@ -62,6 +62,10 @@ def save_compact(
         tokenizer: What turns texts into its inputs; written beside it, where `AutoTokenizer` finds it.
     """
     tied = skeleton.tied_names(model)
+    if not tied and dense_config.get_text_config().tie_word_embeddings and model.get_output_embeddings() is not None:
+        # A head that was trained by itself would be overwritten by the embeddings when the model is loaded.
+        dense_config = copy.deepcopy(dense_config)
+        dense_config.tie_word_embeddings = dense_config.get_text_config().tie_word_embeddings = False
     state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
     shape = shape_of(skeleton.build(type(model), copy.deepcopy(dense_config), buffers=False))

@@ -198,7 +198,10 @@ def _per_layer(z: torch.Tensor, device: torch.device) -> Sequence[Any]:
     pieces = z.to(device).unbind(0)
     if z.ndim == 2 or z.device.type != "cpu":  # elsewhere, to look would be to wait
         return pieces
-    return [None if value == 1.0 else piece for value, piece in zip(z.tolist(), pieces, strict=True)]
+    used: list[Any] = [None if value == 1.0 else piece for value, piece in zip(z.tolist(), pieces, strict=True)]
+    if z.requires_grad and all(piece is None for piece in used):
+        used[0] = pieces[0]  # a pass in which all happen to be open has a way back to the log-odds too: its slope is 0
+    return used
 
 
 def _install(

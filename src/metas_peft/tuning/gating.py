@@ -256,10 +256,14 @@ class GateCallback(transformers.TrainerCallback):
         classifies = any(
             c.__name__.endswith("ForSequenceClassification") for c in type(network_of(self._trainer.model)).__mro__
         )
-        if parts > 1 and classifies and self._trainer.model_accepts_loss_kwargs:
+        is_own = type(self._trainer).compute_loss is not transformers.Trainer.compute_loss
+        averages = args.world_size == 1 and getattr(self._trainer, "loss_is_scaled_for_ga", None) is False
+        if parts > 1 and (classifies or is_own) and self._trainer.model_accepts_loss_kwargs and not averages:
             logger.warning(
-                "A classifier's loss is a mean, but this Trainer adds up those of %d batches as if they were sums: the "
-                "price weighs that much less. Set trainer.model_accepts_loss_kwargs = False.", parts,
+                "%s, but this Trainer adds up those of %d batches as if they were sums: the price weighs that much "
+                "less. Set trainer.model_accepts_loss_kwargs = False.",
+                "A classifier's loss is a mean" if classifies else "A loss of your own may be a mean",
+                parts,
             )  # fmt: skip
 
     # ---- checkpoints
@@ -268,7 +272,7 @@ class GateCallback(transformers.TrainerCallback):
         self, args: transformers.TrainingArguments, state: transformers.TrainerState, control: Any, **kwargs: Any
     ) -> None:
         """Put the gates beside the checkpoint that was just written."""
-        if state.is_world_process_zero:
+        if args.should_save:  # of every node, where nodes share no disk
             start = {f"{_START}{name}": getattr(self._start, name) for name in self._gates.granularities}
             learnt = {} if self._price is None else self._price.state()
             more = {**self._optimizer.state(), **start, **{f"{_PRICE}{name}": t for name, t in learnt.items()}}
@@ -354,6 +358,12 @@ def _check(args: transformers.TrainingArguments, model: Any) -> None:
         raise UsageError(
             f"One process would train on {args.n_gpu} GPUs (DataParallel), whose copies draw gates of their own. Start "
             "one process per GPU with accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES to one."
+        )
+    places = set((getattr(model, "hf_device_map", None) or {}).values())
+    if len(places) > 1:
+        raise UsageError(
+            f"The model lies on {len(places)} devices (device_map), and gates go to one. Use device_map={{'': 0}}, or "
+            "FSDP with a process per GPU."
         )
     if args.fp16:
         raise UsageError(

@@ -327,7 +327,8 @@ def fit(
             gradient_accumulation_steps=settings.accumulation,
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
-            lr_scheduler_type=settings.scheduler,
+            # The one called `constant` knows no warm-up.
+            lr_scheduler_type="constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler,
             warmup_steps=settings.warmup,
             bf16=settings.bf16,
             use_cpu=not torch.cuda.is_available(),
