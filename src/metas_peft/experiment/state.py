@@ -152,9 +152,10 @@ class RunState:
         key = device_id(on)
 
         def counted(folder: Path) -> dict[str, Any]:
-            here = self.device(on).identity if is_first() else ""
+            # The first process alone opens devices and measures.
+            here = self.device(on).identity if is_first() else None
             earlier, there = self._measured_on.get(key, ("", here))
-            if there != here:
+            if is_first() and there != here:
                 raise UsageError(
                     f"The stage {earlier} measured {key} as {there!r}, which is {here!r} now: the numbers do not go "
                     "together. Go on where it was measured, or choose another run_id."
