@@ -121,6 +121,10 @@ def merged(model):
          "adapts an embedding"),
         (lambda m: peft.get_peft_model(m, peft.IA3Config(target_modules=["query"], feedforward_modules=[])),
          "gates and cuts know LoRA alone"),
+        (lambda m: peft.get_peft_model(m, peft.AdaLoraConfig(target_modules=["query"], total_step=9)),
+         "is AdaLoRA, whose ranks are its own"),
+        (lambda m: peft.get_peft_model(m, peft.LoraConfig(r=2, target_modules=["query"], trainable_token_indices=[1])),
+         "Leave out trainable_token_indices"),
     ],
 )  # fmt: skip
 def test_adapters_that_would_be_cut_as_something_else_are_refused(adapt, message):
@@ -154,7 +158,9 @@ def test_embeddings_that_are_trained_whole_count_once():
 def test_experts_with_adapters_are_refused_in_a_sentence():
     config = peft.LoraConfig(r=2, target_modules="all-linear")
     adapted = peft.get_peft_model(tiny_model("deepseek-v3", language_model=True), config)
-    with pytest.raises(UnsupportedBackboneError, match="Fused experts carry no adapters: name the projections"):
+    with pytest.raises(
+        UnsupportedBackboneError, match="fused experts, which are cut without adapters. Name the projections"
+    ):
         GateSet.of(adapted, ["layer"])
 
 

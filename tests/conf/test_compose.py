@@ -179,6 +179,7 @@ def test_home_folder_may_be_written_as_in_a_shell(run_file, tmp_path, monkeypatc
     assert (config.output_dir, config.dataset.path) == (str(tmp_path / "runs"), str(tmp_path / "data"))
     assert folder == tmp_path / "runs" / config.run_id
     assert not (tmp_path / "~").exists()
+    assert load(str(run_file), ["dataset.path='~nobody/data'"]).dataset.path == "~nobody/data"
 
 
 def test_failing_job_of_a_multirun_lets_the_others_run(run_file, tmp_path, caplog):

@@ -52,12 +52,13 @@ def test_clock_mode_load_and_throttle_count(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "now", "ever"), [("0x50000", False, 2), ("0x50005", True, 2), ("4", True, 0), ("0", False, 0)]
+    ("flags", "now", "ever"),
+    [("0x50000", False, True), ("0x50005", True, True), ("4", True, False), ("0", False, False)],
 )
 def test_raspberry_pi_says_whether_it_throttles_now_and_did_since_it_started(tmp_path, flags, now, ever):
     put(tmp_path, "sys/devices/platform/soc/soc:firmware/get_throttled", flags)
     state = HostProbe(tmp_path).read()
-    assert (state.is_throttling, state.throttle_events) == (now, ever)
+    assert (state.is_throttling, state.has_throttled) == (now, ever)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,9 @@ def test_raspberry_pi_says_whether_it_throttles_now_and_did_since_it_started(tmp
         (State(is_throttling=False), State(is_throttling=False), None),
         (State(is_throttling=False, throttle_events=1), State(is_throttling=False, throttle_events=1), False),
         (State(throttle_events=5), State(), None),
+        (State(has_throttled=False), State(has_throttled=False), False),
+        (State(has_throttled=False), State(has_throttled=True), True),
+        (State(has_throttled=True), State(has_throttled=True), None),
     ],
 )
 def test_throttling_is_what_the_machine_says_and_unknown_where_it_says_nothing(before, after, expected):

@@ -7,12 +7,13 @@ from importlib import resources
 import pytest
 
 from metas_peft import experiment
-from metas_peft.core.errors import MeasurementError, UsageError
+from metas_peft.core.errors import CalibrationError, UsageError
 from metas_peft.core.workload import Workload
 from metas_peft.costs import MINILM, random_prefixes
 from metas_peft.devices import Purpose, SimulatedDevice, find_entry, open_device
+from metas_peft.experiment import pricing
 from metas_peft.experiment.cache import MeasurementCache
-from metas_peft.experiment.pricing import measured
+from metas_peft.experiment.pricing import measure
 
 from .conftest import numbers, results_of
 
@@ -27,22 +28,54 @@ def unmeasured(main_run, tmp_path):
     return folder
 
 
-def test_invalid_measurement_is_told_and_made_again(main_run, unmeasured, settings, monkeypatch):
-    measure, config = SimulatedDevice._measure, settings("retarget=[jetson-nano]")
+def disturbed(monkeypatch, *times):
+    """Lets the first configuration of a measurement come out as invalid, at the calls of these numbers."""
+    measure, calls = SimulatedDevice._measure, []
 
-    def disturbed(self, specimens, *rest):
+    def measured(self, specimens, *rest):
+        calls.append(len(specimens))
         first, *others = measure(self, specimens, *rest)
-        return [dataclasses.replace(first, is_valid=False, why_invalid="another program ran."), *others]
+        invalid = len(calls) - 1 in times
+        return [dataclasses.replace(first, is_valid=not invalid, why_invalid="it moved." * invalid), *others]
 
+    monkeypatch.setattr(SimulatedDevice, "_measure", measured)
+    return calls
+
+
+def test_invalid_measurement_is_made_again(main_run, unmeasured, settings, monkeypatch):
+    calls = disturbed(monkeypatch, 0, 1)
+    experiment.run(settings("retarget=[jetson-nano]"), unmeasured, progress=False)
+    assert calls[1:] == [1, 1]
+    found, expected = results_of(unmeasured), results_of(main_run)
+    assert found["measurements"]["evaluation"] == expected["measurements"]["evaluation"] + 2
+    assert [m["energy_j"] for m in found["front"]] == [m["energy_j"] for m in expected["front"]]
+
+
+def test_measurement_that_stays_invalid_has_a_time_alone(unmeasured, settings, monkeypatch, caplog):
+    disturbed(monkeypatch, 0, 1, 2)
+    experiment.run(settings("retarget=[jetson-nano]"), unmeasured, progress=False)
+    dense = results_of(unmeasured)["dense"]
+    assert dense["latency_ms"] > 0
+    assert (dense["energy_j"], dense["peak_power_w"], dense["origin"]["energy"]) == (None, None, None)
+    assert "has no energy and power that count: it moved." in caplog.text
+
+
+def test_calibration_that_cannot_be_fitted_is_not_found_done(main_run, settings, tmp_path, monkeypatch):
+    folder = shutil.copytree(main_run, tmp_path / "run")
+    for stage in ("calibrate-pixel-8", "tune-MetaS-PEFT", "measure-pixel-8", "evaluate"):
+        (folder / f"stages/{stage}.json").unlink(missing_ok=True)
     with monkeypatch.context() as patched:
-        patched.setattr(SimulatedDevice, "_measure", disturbed)
-        with pytest.raises(
-            MeasurementError, match=r"1 of \d+ measurements on pixel-8 came out as invalid: another pro"
-        ):
-            experiment.run(config, unmeasured, progress=False)
-    assert not (unmeasured / MARK).exists()
-    experiment.run(config, unmeasured, progress=False)
-    assert numbers(results_of(unmeasured)) == numbers(results_of(main_run))
+        measure = SimulatedDevice._measure
+        patched.setattr(
+            SimulatedDevice,
+            "_measure",
+            lambda self, *rest: [
+                dataclasses.replace(r, is_valid=False, why_invalid="it moved.") for r in measure(self, *rest)
+            ],
+        )
+        with pytest.raises(CalibrationError, match="energy was never measured"):
+            experiment.run(settings("retarget=[jetson-nano]"), folder, progress=False)
+    assert not (folder / "stages/calibrate-pixel-8.json").exists()
 
 
 def test_numbers_of_two_devices_by_one_name_do_not_go_together(unmeasured, settings, monkeypatch):
@@ -73,20 +106,21 @@ def test_device_file_that_says_something_else_is_refused(settings, tmp_path):
         experiment.run(config, folder, progress=False)
 
 
-def test_cache_keeps_what_is_valid_and_asks_for_the_rest_again(tmp_path):
+def test_cache_keeps_what_is_whole_and_asks_for_the_rest_again(tmp_path):
     subnets, device = random_prefixes(MINILM, 4, seed=0), open_device("pixel-8")
     asked, workload = [], Workload(seq_len=32)
 
-    def run(missing, *, invalid=()):
+    def run(missing, *, without=()):
         asked.append(len(missing))
-        records = measured(device, missing, MINILM, workload, lambda s: None, purpose=Purpose.CALIBRATION, seed=0)
-        return [dataclasses.replace(r, is_valid=n not in invalid, why_invalid="why") for n, r in enumerate(records)]
+        records = measure(device, missing, MINILM, workload, lambda s: None, purpose=Purpose.CALIBRATION, seed=0)
+        return [pricing._time_alone(r) if n in without else r for n, r in enumerate(records)]
 
     cache = MeasurementCache(tmp_path)
-    with pytest.raises(MeasurementError, match="2 of 4 measurements on pixel-8 came out as invalid: why"):
-        cache.measure(subnets, MINILM, workload, device, 0, lambda missing: run(missing, invalid=(1, 2)))
+    found = cache.measure(subnets, MINILM, workload, device, 0, lambda missing: run(missing, without=(1, 2)))
+    assert [r.cost.energy_j is None for r in found] == [False, True, True, False]
     found = cache.measure(subnets, MINILM, workload, device, 0, run)
     assert [r.subnet_key for r in found] == [s.key for s in subnets]
+    assert all(r.cost.energy_j for r in found)
     assert asked == [4, 2]
     other = SimulatedDevice(dataclasses.replace(find_entry("pixel-8"), idle_w=1.0))
     cache.measure(subnets, MINILM, workload, other, 0, run)

@@ -119,6 +119,13 @@ def test_plain_checkpoint_keeps_how_its_model_writes(tmp_path):
     assert (found["eos_token_id"], found["do_sample"], found["temperature"]) == ([2, 7], True, 0.6)
 
 
+def test_plain_checkpoint_may_have_settings_that_contradict_each_other(tmp_path):
+    """As some published models have; `transformers` reads them, but refuses to save them."""
+    member = uniform_member("llama", tmp_path / "member", temperature=0.9, top_p=0.6)
+    done = export_checkpoint(member, tmp_path / "out")
+    assert json.loads((done.folder / "generation_config.json").read_text())["top_p"] == 0.6
+
+
 @pytest.mark.parametrize("bits", [32, 16])
 def test_member_of_an_earlier_version_is_written_in_this_one(front, tmp_path, bits):
     from safetensors.torch import load_file

@@ -250,11 +250,11 @@ def load_answers(path, *answers):
 
 
 def test_answers_may_be_numbers(tmp_path):
-    data = load_answers(tmp_path / "sums.jsonl", *[42, 4.0, [0.5, "half"], "yes"] * 8)
+    data = load_answers(tmp_path / "sums.jsonl", *[42, 4.0, [0.5, "half", None], "yes"] * 8)
     assert set(data.train.answers) == {("42",), ("4",), ("0.5", "half"), ("yes",)}
 
 
-@pytest.mark.parametrize("odd", [None, True, {"text": "a"}, [None], float("nan")])
+@pytest.mark.parametrize("odd", [None, True, {"text": "a"}, [True], float("nan")])
 def test_answer_that_is_none_is_named_with_its_row(tmp_path, odd):
     with pytest.raises(DatasetError, match=r"sums.jsonl, row 2 is not laid out as sums is .*is no answer"):
         load_answers(tmp_path / "sums.jsonl", "yes", odd, *["no"] * 20)

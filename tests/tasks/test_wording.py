@@ -52,6 +52,8 @@ def test_common_subsequence_agrees_with_the_table(first, second):
         ("1,000", ["1000"], 1.0),
         ("It is 3.", ["it is 3"], 1.0),
         ("5", ["-5"], 0.0),
+        ("COVID-19", ["covid19"], 1.0),
+        ("no.1", ["no1"], 1.0),
         ("15", ["1.5"], 0.0),
         ("-.5", [".5"], 0.0),
         ("-", ["+"], 0.0),

@@ -1,5 +1,6 @@
 """LoRA adapters through Hugging Face PEFT: adding, merging, ordering."""
 
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,8 @@ def check_plain(model: nn.Module) -> None:
         UnsupportedBackboneError: An adapter is no plain LoRA, has another name than `default`, is not the active one,
             is merged already, or has a bias.
     """
+    if "peft" not in sys.modules:
+        return  # nobody can have been at the model
     from peft.tuners.lora import LoraLayer
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -131,6 +134,15 @@ def check_plain(model: nn.Module) -> None:
 
 def _objection(module: Any, lora: type) -> str:
     """Why an adapter is not one that can be gated, cut and merged; empty if it is."""
+    if type(module).__name__ == "TrainableTokensLayer":
+        return "trains single tokens, which are not cut. Leave out trainable_token_indices"
+    if type(module).__name__ == "ParamWrapper":
+        return (
+            "adapts a parameter, such as fused experts, which are cut without adapters. Name the projections of "
+            "attention as targets, not all-linear or target_parameters"
+        )
+    if isinstance(module, lora) and not isinstance(module.lora_A, nn.ModuleDict):
+        return "is AdaLoRA, whose ranks are its own to choose. Use LoraConfig"
     if not isinstance(module, lora):
         return f"is a {type(module).__name__} of PEFT; gates and cuts know LoRA alone. Use LoraConfig"
     if module.merged:

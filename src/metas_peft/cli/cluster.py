@@ -59,7 +59,7 @@ def needs(resources: Mapping[str, float]) -> dict[str, int]:
 def absolute(run: str, output_dir: str) -> tuple[str, str]:
     """A run file and an output folder as nodes find them on a shared file system."""
     path = Path(run).expanduser()
-    return (str(path.resolve()) if path.is_file() else run), str(Path(output_dir).expanduser().resolve())
+    return (str(path.resolve()) if path.is_file() else run), str(Path(output_dir).resolve())
 
 
 def _ray() -> Any:

@@ -168,7 +168,7 @@ def jobs(run: str, overrides: Sequence[str]) -> list[list[str]]:
         [f"{o.key}={v}" for v in parser.parse_override(o.text).sweep_string_iterator()] if o.sweeps else [o.text]
         for o in translated
     ]
-    folder = str(Path(config.output_dir).expanduser().resolve() / f"{config.run_id}.multirun")
+    folder = str(Path(config.output_dir).resolve() / f"{config.run_id}.multirun")
     found = []
     for chosen in itertools.product(*choices):
         told = [text.lstrip("+") for text in chosen]
@@ -284,14 +284,14 @@ def _differences(overrides: Sequence[str]) -> str:
     plain = "+".join(told).translate({ord(c): None for c in "\"'"})
     text = re.sub(r"[^A-Za-z0-9.=+~-]+", "_", plain) or "default"
     # Other names might come to the same, such as org/a and org_a; brackets and commas of lists do not tell runs apart.
-    if len(text) <= 100 and not re.search(r"[^A-Za-z0-9.=+~_ ,:\[\]{}()-]", plain):
+    if len(text) <= 100 and not re.search(r"[^A-Za-z0-9.=+~_,:\[\]{}()-]", plain):
         return text
     return f"{text[:80]}-{hashlib.sha256(','.join(told).encode()).hexdigest()[:8]}"
 
 
 def _home(path: str) -> str:
     """A path with the home folder for a leading `~`, as a shell reads it."""
-    return str(Path(path).expanduser()) if path.startswith("~") else path
+    return str(Path(path).expanduser()) if path == "~" or path.startswith(("~/", "~\\")) else path
 
 
 OmegaConf.register_new_resolver("metas_differences", _differences, replace=True)

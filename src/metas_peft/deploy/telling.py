@@ -165,8 +165,8 @@ class Findings:
         guessed = [m for m in chosen["over_budget_pct"] if m in _modelled(record)]
         if guessed:
             return (
-                f"{' and '.join(guessed)} of {name} is modelled from processor time, not measured: nobody knows "
-                "whether the budget holds. Use a meter (`metas devices check` lists them), or leave the budget out."
+                f"{' and '.join(guessed)} of {name} is modelled, not measured: nobody knows whether the budget "
+                "holds. Use a meter (`metas devices check` lists them), or leave the budget out."
             )
         missed = [
             f"{m} {getattr(record.cost, m):.4g} is {over:.1f} % above {budgets[m]:.4g}"

@@ -51,6 +51,7 @@ class State:
         power_mode: Governor, power profile, limit.
         throttle_events: A count, or a time, that rises when the machine throttles.
         is_throttling: Whether it says that it throttles now.
+        has_throttled: Whether it has since it was started; once it has, this tells nothing new.
         load_average: Runnable processes, mean of a minute.
     """
 
@@ -59,6 +60,7 @@ class State:
     power_mode: str = ""
     throttle_events: int | None = None
     is_throttling: bool | None = None
+    has_throttled: bool | None = None
     load_average: float | None = None
 
 
@@ -78,6 +80,8 @@ def between(before: State, after: State) -> Conditions:
     signs = [True for s in (before, after) if s.is_throttling]
     if before.throttle_events is not None and after.throttle_events is not None:
         signs.append(after.throttle_events > before.throttle_events)
+    if before.has_throttled is False and after.has_throttled is not None:
+        signs.append(after.has_throttled)
     return Conditions(
         temperature_before_c=before.temperature_c,
         temperature_after_c=after.temperature_c,
@@ -119,8 +123,9 @@ class HostProbe(ConditionProbe):
             temperature_c=self._temperature_c(),
             clock_mhz=self._clock_mhz(),
             power_mode=self._power_mode(),
-            throttle_events=self._throttle_events() if throttled is None else (throttled >> PI_EVER).bit_count(),
+            throttle_events=self._throttle_events(),
             is_throttling=None if throttled is None else bool(throttled & PI_NOW),
+            has_throttled=None if throttled is None else bool(throttled >> PI_EVER),
             load_average=_first_number(self._text("proc/loadavg")),
         )
 

@@ -157,7 +157,8 @@ def tune(
         source="given in memory",
     )  # fmt: skip
     # Checkpoints come in the precision they are stored in; a run trains, cuts and compares in float32.
-    own = copy.deepcopy(model).float()
+    own = copy.deepcopy(model)
+    own = own if getattr(own, "is_quantized", False) else own.float()
     model, tokenizer = with_padding(without_dropout(own), copy.deepcopy(tokenizer))
     loaded = LoadedBackbone(model, tokenizer, name, "given in memory")
     run(config, out, bench=Workbench.assemble(config, data, task, loaded))

@@ -14,7 +14,6 @@ from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
 from metas_peft.core.workload import Workload
 from metas_peft.devices import Device
-from metas_peft.experiment.pricing import check_valid
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +49,6 @@ class MeasurementCache:
 
         Raises:
             CheckpointError: A file in the folder is damaged.
-            MeasurementError: A measurement is invalid; the others are kept.
         """
         facts = [dataclasses.asdict(part) for part in (device.spec, shape, workload)]
         text = json.dumps([*facts, device.identity, seed], sort_keys=True)
@@ -60,10 +58,10 @@ class MeasurementCache:
         if len(missing) < len(subnets):
             logger.info("%d of %d measurements are taken from %s.", len(subnets) - len(missing), len(subnets), path)
         if missing:
-            records = run(missing)
-            known |= {record.subnet_key: record for record in records if record.is_valid}
-            write_json(path, [record.as_row() for record in known.values()])
-            check_valid(records)
+            known |= {record.subnet_key: record for record in run(missing)}
+            # What has no energy may have one the next time.
+            whole = [record for record in known.values() if record.cost.energy_j is not None]
+            write_json(path, [record.as_row() for record in whole])
         return [known[subnet.key] for subnet in subnets]
 
     def _read(self, path: Path) -> dict[str, ProfileRecord]:

@@ -62,11 +62,13 @@ def calibrate(state: RunState, pool: LearntPool, target: str) -> Surrogate:
             measure(device, subnets, bench.shape, bench.workload, bench.open_subnet,
                     purpose=Purpose.CALIBRATION, seed=state.seed) if subnets else []
         )  # fmt: skip
+        # What cannot be fitted is measured again by the next start, not found done.
+        fit_surrogate(pool.trained, kind, records, device.spec, state.config)
         return {"records": record_rows(records)}
 
+    kind, _ = kind_of(state.config, pool.trained)
     facts = state.measured_stage(f"calibrate-{device_id(target)}", compute, on=target)
     state.ledger_rows += facts["ledger"]
-    kind, _ = kind_of(state.config, pool.trained)
     return fit_surrogate(pool.trained, kind, records_from(facts["records"]), state.spec(target), state.config)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from metas_peft.conf import RunConfig, writable_or
+from metas_peft.core.cost import Cost
 from metas_peft.core.device import DeviceSpec
-from metas_peft.core.errors import CheckpointError, MeasurementError
+from metas_peft.core.errors import CheckpointError
 from metas_peft.core.records import ProfileRecord
 from metas_peft.core.shape import BackboneShape
 from metas_peft.core.subnet import Subnet
@@ -22,6 +23,7 @@ from metas_peft.surrogate import MetaTrained, MetaTraining, Surrogate, design, s
 
 logger = logging.getLogger(__name__)
 
+MORE_TRIES = 2  # of a measurement that came out as invalid
 CANDIDATES = 200  # gate configurations among which the calibration points are chosen
 Opener = Callable[[Subnet], Callable[[Workload], Callable[[], object]]]
 
@@ -156,36 +158,30 @@ def measure(
 ) -> list[ProfileRecord]:  # fmt: skip
     """Measure subnets on a device; `opener` builds the model where the device runs one.
 
-    Raises:
-        MeasurementError: A measurement failed, or is marked as invalid.
+    What the device itself calls invalid (its meter's reading; passes are always timed) is measured again, which counts.
+    What stays so has a time, but neither energy nor power.
     """
-    records = measured(device, subnets, shape, workload, opener, purpose=purpose, seed=seed)
-    check_valid(records)
-    return records
-
-
-def measured(
-    device: Device, subnets: Sequence[Subnet], shape: BackboneShape, workload: Workload, opener: Opener, *,
-    purpose: Purpose, seed: int,
-) -> list[ProfileRecord]:  # fmt: skip
-    """As `measure`, invalid ones among them."""
     specimens = [Specimen(s, shape, opener(s)) for s in subnets]
-    return device.measure(specimens, workload, purpose=purpose, seed=seed)
+    records = device.measure(specimens, workload, purpose=purpose, seed=seed)
+    for _ in range(MORE_TRIES):
+        invalid = [place for place, record in enumerate(records) if not record.is_valid]
+        if not invalid:
+            break
+        logger.info("%d measurements are made again: %s", len(invalid), records[invalid[0]].why_invalid)
+        again = device.measure([specimens[place] for place in invalid], workload, purpose=purpose, seed=seed)
+        for place, record in zip(invalid, again, strict=True):
+            records[place] = record
+    return [record if record.is_valid else _time_alone(record) for record in records]
 
 
-def check_valid(records: Sequence[ProfileRecord]) -> None:
-    """Refuse measurements that the device itself calls invalid, as those of a machine that did something else besides.
-
-    Raises:
-        MeasurementError: There is one.
-    """
-    invalid = [record for record in records if not record.is_valid]
-    if invalid:
-        raise MeasurementError(
-            f"{len(invalid)} of {len(records)} measurements on {invalid[0].device} came out as invalid: "
-            f"{invalid[0].why_invalid.rstrip('.')}. Start the same command again when the machine is quieter; finished "
-            "stages are kept."
-        )
+def _time_alone(record: ProfileRecord) -> ProfileRecord:
+    """A record without the energy and power that do not count."""
+    why = record.why_invalid.rstrip(".")
+    logger.warning("%s on %s has no energy and power that count: %s.", record.subnet_key, record.device, why)
+    return dataclasses.replace(
+        record, cost=Cost(None, record.cost.latency_ms, None), origin=Cost(None, record.origin.latency_ms, None),
+        is_valid=True, why_invalid="", source=f"{record.source} No energy or power: {why}.".strip(),
+    )  # fmt: skip
 
 
 def fit_surrogate(

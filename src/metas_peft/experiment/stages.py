@@ -46,7 +46,9 @@ class Stages:
         if any(mark != known for mark in self._folder.glob("*.json")) and known.exists():
             # Folders of older versions hold settings that count no more.
             before = {k: v for k, v in _read(known).items() if k not in IRRELEVANT}
-            changed = _differences(before, self._settings)
+            # Earlier versions did not look into device files.
+            now = {k: v for k, v in self._settings.items() if k != "device_files" or k in before}
+            changed = _differences(before, now)
             if changed:
                 raise UsageError(
                     f"{run_dir} holds a run with other settings ({'; '.join(changed[:4])}). "

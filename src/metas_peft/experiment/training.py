@@ -17,7 +17,7 @@ from metas_peft.experiment.cache import MeasurementCache
 from metas_peft.experiment.fronts import DENSE, MODELS, StoredMember, store_front, tune
 from metas_peft.experiment.limits import limits_of
 from metas_peft.experiment.outcome import MethodFront
-from metas_peft.experiment.pricing import LearntPool, measured, record_rows
+from metas_peft.experiment.pricing import LearntPool, measure, record_rows
 from metas_peft.experiment.state import RunState
 from metas_peft.surrogate import Surrogate
 from metas_peft.tuning.context import TuningContext
@@ -151,8 +151,8 @@ class Training:
         before = state.ledger.count(device.spec.device_id, Purpose.CALIBRATION)
         records = cache.measure(
             subnets, bench.shape, bench.workload, device, seed,
-            lambda missing: measured(device, missing, bench.shape, bench.workload, bench.open_subnet,
-                                     purpose=Purpose.CALIBRATION, seed=seed),
+            lambda missing: measure(device, missing, bench.shape, bench.workload, bench.open_subnet,
+                                    purpose=Purpose.CALIBRATION, seed=seed),
         )  # fmt: skip
         # What an earlier or interrupted run measured for this method is no less a measurement of the target.
         counted = state.ledger.count(device.spec.device_id, Purpose.CALIBRATION) - before

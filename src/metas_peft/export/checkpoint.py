@@ -86,9 +86,9 @@ def _write(member: StoredMember, folder: Path, bits: int) -> Checkpoint:
         with quiet():
             twin = skeleton.build(type(model), config, buffers=True)
             skeleton.fill(twin, smaller.state_dict())
-            if twin.can_generate():
-                twin.generation_config = copy.deepcopy(model.generation_config)
             twin.save_pretrained(folder)
+            if twin.can_generate():  # as they are: `transformers` refuses to save some that it has read
+                model.generation_config.to_json_file(folder / "generation_config.json")
             again = type(model).from_pretrained(folder, dtype=DTYPES[bits]).eval()
     check(compare(smaller, runner(again)), f"The {kind}", bits)
     agreement = compare(model, runner(again))

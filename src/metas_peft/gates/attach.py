@@ -43,13 +43,13 @@ class Attachment:
     """
 
     def __init__(self, network: Any, handles: list[Any], gates: GateSet | None = None) -> None:
-        self._network, self._handles, self._gates = network, handles, gates
-        _count(network, 1)
+        self._model, self._handles, self._gates = network.base_model, handles, gates
+        _count(self._model, 1)
 
     def detach(self) -> None:
         """Take the gates off: the model is what it was. Calling it again does nothing."""
         if self._handles:
-            _count(self._network, -1)
+            _count(self._model, -1)
         while self._handles:
             self._handles.pop().remove()
         if self._gates is not None:
@@ -120,9 +120,8 @@ def masked(model: Any, shape: BackboneShape, subnet: Subnet) -> Iterator[None]:
         yield
 
 
-def _count(network: Any, change: int) -> None:
+def _count(model: Any, change: int) -> None:
     """Keep on the model how many sets of gates are on it."""
-    model = network.base_model
     left = getattr(model, GATED, 0) + change
     if left:
         setattr(model, GATED, left)

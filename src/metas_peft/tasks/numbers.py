@@ -57,7 +57,9 @@ def _content(text: str, box: re.Match[str]) -> str | None:
 _DROPPED = re.compile(
     r"\\(?:left|right)(?![a-z])|\\[!,;:]|\\ |\\\$|\$|\\?%|\^\s*\{?\\circ\}?|\\(?:mbox|text)\s*\{\s*\}"
 )
-_WORDS_BEHIND = re.compile(r"(?<=[\d}a-z])\s*\\(?:text|mbox)\s*\{\s*[^{}]*\}(?:\s*\^\s*(?:\d|\{\s*\d\s*\}))?$")
+_WORDS_BEHIND = re.compile(
+    r"(?:(?<=[\d}])|(?<=\\pi))\s*\\(?:text|mbox)\s*\{\s*[^{}]*\}(?:\s*\^\s*(?:\d|\{\s*\d\s*\}))?$"
+)
 _WORDS_ALONE = re.compile(r"\\(?:text|mbox|mathrm|textbf)\s*\{([^{}]*)\}")
 _SHORT_FRACTION = re.compile(r"\\frac\s*(?:(\d)|\{([^{}]*)\})\s*(?:(\d)|\{([^{}]*)\})")
 _SLASHED = re.compile(r"^(-?)(\d+)/(\d+)$")

@@ -124,7 +124,7 @@ class PromptTask(Task):
     def _ask(self, row: Row, where: str) -> tuple[str, tuple[str, ...]]:
         try:
             prompt, answers = self.ask(row)
-            accepted = tuple(answer.strip() for answer in answers if answer.strip())
+            accepted = tuple(answer.strip() for answer in answers if isinstance(answer, str) and answer.strip())
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DatasetError(f"{where} is not laid out as {self.name} is ({error!r}). Fill or remove it.") from error
         if not prompt or not accepted:

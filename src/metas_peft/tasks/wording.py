@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 _WORDS = re.compile(r"\w+")
 # A minus before a number and a point within one are not punctuation.
-_PUNCTUATION = re.compile(rf"(?!-\.?\d)(?!(?<=\d)\.\d)(?!\.\d)[{re.escape(string.punctuation)}]")
+_PUNCTUATION = re.compile(rf"(?!(?<!\w)-\.?\d)(?!(?<=\d)\.\d)(?!(?<!\w)\.\d)[{re.escape(string.punctuation)}]")
 
 
 def plain(text: str) -> str:

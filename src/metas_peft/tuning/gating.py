@@ -256,14 +256,11 @@ class GateCallback(transformers.TrainerCallback):
         classifies = any(
             c.__name__.endswith("ForSequenceClassification") for c in type(network_of(self._trainer.model)).__mro__
         )
-        is_own = type(self._trainer).compute_loss is not transformers.Trainer.compute_loss
         averages = args.world_size == 1 and getattr(self._trainer, "loss_is_scaled_for_ga", None) is False
-        if parts > 1 and (classifies or is_own) and self._trainer.model_accepts_loss_kwargs and not averages:
+        if parts > 1 and classifies and self._trainer.model_accepts_loss_kwargs and not averages:
             logger.warning(
-                "%s, but this Trainer adds up those of %d batches as if they were sums: the price weighs that much "
-                "less. Set trainer.model_accepts_loss_kwargs = False.",
-                "A classifier's loss is a mean" if classifies else "A loss of your own may be a mean",
-                parts,
+                "A classifier's loss is a mean, but this Trainer adds up those of %d batches as if they were sums: the "
+                "price weighs that much less. Set trainer.model_accepts_loss_kwargs = False.", parts,
             )  # fmt: skip
 
     # ---- checkpoints
