@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from importlib import resources
 
+import pyarrow.parquet as pq
 import pytest
 
 from metas_peft import experiment
@@ -14,6 +15,7 @@ from metas_peft.devices import Purpose, SimulatedDevice, find_entry, open_device
 from metas_peft.experiment import pricing
 from metas_peft.experiment.cache import MeasurementCache
 from metas_peft.experiment.pricing import measure
+from metas_peft.report import write_report
 
 from .conftest import numbers, results_of
 
@@ -58,6 +60,10 @@ def test_measurement_that_stays_invalid_has_a_time_alone(unmeasured, settings, m
     assert dense["latency_ms"] > 0
     assert (dense["energy_j"], dense["peak_power_w"], dense["origin"]["energy"]) == (None, None, None)
     assert "has no energy and power that count: it moved." in caplog.text
+    rows = pq.read_table(unmeasured / "records.parquet").to_pylist()
+    (row,) = [r for r in rows if "No energy or power: it moved." in (r["source"] or "")]
+    assert [row[name] for name in ("energy_j", "mean_power_w", "energy_above_idle_j", "peak_power_w")] == [None] * 4
+    assert write_report(unmeasured).exists()
 
 
 def test_calibration_that_cannot_be_fitted_is_not_found_done(main_run, settings, tmp_path, monkeypatch):

@@ -180,7 +180,8 @@ def _time_alone(record: ProfileRecord) -> ProfileRecord:
     logger.warning("%s on %s has no energy and power that count: %s.", record.subnet_key, record.device, why)
     return dataclasses.replace(
         record, cost=Cost(None, record.cost.latency_ms, None), origin=Cost(None, record.origin.latency_ms, None),
-        is_valid=True, why_invalid="", source=f"{record.source} No energy or power: {why}.".strip(),
+        mean_power_w=None, energy_above_idle_j=None, energy_std_j=None, energy_known_to_pct=None, is_valid=True,
+        why_invalid="", source=f"{record.source} No energy or power: {why}.".strip(),
     )  # fmt: skip
 
 
