@@ -117,9 +117,11 @@ def _own_prompts(name: str, hub: tuple[HubSource, ...], wanted: Wishes) -> Promp
 
     def ask(row: Row) -> tuple[str, Sequence[str]]:
         accepted = row[answer]
-        return row[prompt].strip(), [_text(a) for a in accepted if a is not None and a == a] if isinstance(
-            accepted, list
-        ) else [_text(accepted)]
+        if isinstance(accepted, list):  # a file may fill lists up to one length
+            accepted = [a for a in accepted if a is not None and a == a]
+        else:
+            accepted = [accepted]
+        return row[prompt].strip(), [_text(a) for a in accepted]
 
     task = PromptTask(
         name=name,

@@ -13,7 +13,7 @@ from metas_peft.core.errors import DatasetError
 # Of names such as `train-00000-of-00002`.
 _SHARD = re.compile(r"-\d+-of-(\d+)$")
 # A document in a cell may be longer than what the csv module takes for an unclosed quotation.
-csv.field_size_limit(2**31 - 1)
+_LONGEST_CELL = 2**31 - 1
 
 
 class MissingShardsError(DatasetError):
@@ -147,6 +147,7 @@ def _read_tsv(path: Path) -> Columns:
 
 
 def _by_column(rows: Any, path: Path) -> Columns:
+    limit = csv.field_size_limit(_LONGEST_CELL)  # the whole process's
     try:
         header = next(rows, None)
         if not header:
@@ -163,6 +164,8 @@ def _by_column(rows: Any, path: Path) -> Columns:
                 columns[name].append(value)
     except csv.Error as error:
         raise DatasetError(f"{path}, line {rows.line_num}: {error}. Check the quoting.") from error
+    finally:
+        csv.field_size_limit(limit)
     return columns
 
 
