@@ -150,7 +150,7 @@ def _objection(module: Any, lora: type) -> str:
     if list(module.active_adapters) != [ADAPTER]:
         return (
             f"that is active is called {', '.join(module.active_adapters)}; the one called {ADAPTER!r} is used. "
-            f"Make it the only active one, or name yours so"
+            "Make it the only active one, or name yours so"
         )
     if not is_adapted(module):
         return "adapts an embedding, which is not cut. Leave it out of target_modules"

@@ -41,6 +41,7 @@ def compact(model: Any, shape: BackboneShape, subnet: Subnet, *, merge: bool = T
 
     Raises:
         SubnetError: The subnet does not fit the model.
+        UnsupportedBackboneError: An adapter is no plain LoRA, is not the active one, or is merged already.
         UsageError: Gates are on the model; a copy would be multiplied by what is drawn for the original.
     """
     if getattr(model.base_model, GATED, 0):

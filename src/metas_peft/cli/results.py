@@ -47,12 +47,11 @@ def _lines(results: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """A sentence for each figure that heads a run or is in no table."""
     members = [("dense", results["dense"]), *((m.get("name") or m["key"], m) for m in results["front"])]
     for metric in METRICS:
-        known = [(name, m[metric]) for name, m in members if m.get(metric) is not None]
+        known = [(name, m) for name, m in members if m.get(metric) is not None]
         if known:
-            name, value = min(known, key=lambda pair: pair[1])
-            origin = dict(members)[name]["origin"][METRIC_NAMES[metric]]
-            least = f"Least {METRIC_LABELS[metric].lower()}: {value:.4g} {METRIC_UNITS[metric]}"
-            yield metric, f"{least} ({origin}) by {name}"
+            name, least = min(known, key=lambda pair, metric=metric: pair[1][metric])
+            shown = f"{least[metric]:.4g} {METRIC_UNITS[metric]} ({least['origin'][METRIC_NAMES[metric]]})"
+            yield metric, f"Least {METRIC_LABELS[metric].lower()}: {shown} by {name}"
     name, best = max(members, key=lambda pair: pair[1]["quality"])
     yield "quality", f"Best {metric_name(results['quality_metric'])}: {best['quality']:.4f} by {name}"
     accuracies = [(name, m["scores"]["accuracy"]) for name, m in members if "accuracy" in m.get("scores", {})]
